@@ -95,9 +95,12 @@ impl PolicyView {
                 }
             }
             Event::VipRequested(spec) => {
-                let holder = self.vips.get(&spec.name).and_then(|vip| vip.holder.clone());
+                let old = self.vips.get(&spec.name).cloned();
+                let (holder, placement) =
+                    old.map(|old| (old.holder, old.placement)).unwrap_or_default();
                 let (name, ip, candidates) = (spec.name, spec.ip, spec.candidates);
-                self.vips.insert(name.clone(), Vip { name, ip, candidates, holder });
+                let vip = Vip { name: name.clone(), ip, candidates, holder, placement };
+                self.vips.insert(name, vip);
             }
             Event::VipAssigned(assigned) => {
                 let until = record.at.plus(assigned.lease_ms);
@@ -108,6 +111,11 @@ impl PolicyView {
             Event::VipUnassigned(gone) => {
                 if let Some(vip) = self.vips.get_mut(&gone.name) {
                     vip.holder = None;
+                }
+            }
+            Event::VipPlaced(placed) => {
+                if let Some(vip) = self.vips.get_mut(&placed.name) {
+                    vip.placed_by(&placed, record.revision, record.at);
                 }
             }
             Event::VipRemoved(gone) => _ = self.vips.remove(&gone.name),
@@ -150,6 +158,14 @@ mod tests {
             r#"{"UnassignVip": {"name": "w", "term": 1}}"#,
             r#"{"RequestVip": {"name": "gone", "ip": "192.168.0.97"}}"#,
             r#"{"RemoveVip": {"name": "gone"}}"#,
+            r#"{"RaiseVersion": {"version": 2}}"#,
+            r#"{"RaiseVersion": {"version": 3}}"#,
+            r#"{"RaiseVersion": {"version": 4}}"#,
+            r#"{"PlaceVip": {"name": "v", "from": null, "to": "h1", "reason": "first", "term": 1}}"#,
+            r#"{"PlaceVip": {"name": "w", "from": null, "to": "h2", "reason": "first", "term": 1}}"#,
+            r#"{"ChangeSettings": {"address_reuse_delay_ms": null, "vip_lease_ms": 2000}}"#,
+            r#"{"PlaceVip": {"name": "v", "from": "h1", "to": "h1", "reason": "grant_changed", "term": 1}}"#,
+            r#"{"PlaceVip": {"name": "w", "from": "h2", "to": null, "reason": "holder_not_candidate", "term": 1}}"#,
         ];
         let (mut state, mut rules) = (State::new(), PolicyView::default());
         for (n, line) in (0..).zip(lines) {

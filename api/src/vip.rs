@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use romana_statemachine::name::HostName;
+use ipnet::IpNet;
+use romana_statemachine::name::{HostName, InstanceId};
 use serde::{Deserialize, Serialize};
 
 /// The request for a VIP without its name, which is in the path.
@@ -14,4 +15,25 @@ pub struct VipBody {
     /// Hosts that may hold it; empty: all.
     #[serde(default)]
     pub candidates: Vec<HostName>,
+}
+
+/// A host's renewal of its leases, sent by its agent ([`romana_statemachine::lease::VipRenewal`]). The host is in the
+/// path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VipRenewalBody {
+    /// The agent's instance. One that is not enrolled for the host is granted nothing.
+    pub instance: InstanceId,
+    /// Identifies the run of the agent.
+    pub run: u64,
+    /// Number of the renewal in this run.
+    pub sequence: u64,
+    /// Addresses that the host may answer for; it has given up all others.
+    #[serde(default)]
+    pub held: Vec<IpAddr>,
+    /// Subnets of its links.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    pub subnets: Vec<IpNet>,
 }

@@ -4,9 +4,11 @@ use hyper::Method;
 use romana_api::Changed;
 use romana_api::host::{HeartbeatBody, ReportBody};
 use romana_api::pod::PodSegment;
+use romana_api::vip::VipRenewalBody;
 use romana_statemachine::agent::{Heartbeat, HeartbeatAge, PodRef};
 use romana_statemachine::command::{ClaimReserve, EnrolAgent, ReportAttachments};
 use romana_statemachine::finding::Finding;
+use romana_statemachine::lease::{VipAnswer, VipRenewal};
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Command, Topic};
 
@@ -63,6 +65,18 @@ impl Client {
             machine: agent.map(|(_, machine)| machine.to_owned()).unwrap_or_default(),
         };
         self.send::<Changed>(Method::POST, path, Some(&body), true).await.map(|_| ())
+    }
+
+    /// Renews a host's leases of virtual IPs. The grants in the answer count from before this call: if one replica does
+    /// not answer, another one is asked.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn renew_vips(&self, renewal: VipRenewal) -> Result<VipAnswer, Error> {
+        let VipRenewal { host, instance, run, sequence, held, subnets } = renewal;
+        let path = Query::new("/v1/hosts").segment(host).segment("vips").build();
+        let body = VipRenewalBody { instance, run, sequence, held, subnets };
+        self.send(Method::POST, path, Some(&body), true).await
     }
 
     /// The last heartbeat of each host's agent.

@@ -171,6 +171,10 @@ fn check_services(state: &State, cidr: IpNet) -> Result<(), Refusal> {
         .or_else(|| {
             let vip = state.vips().find(|vip| cidr.contains(&vip.ip))?;
             Some(format!("{}, {}", User::Vip(vip.name.clone()), vip.ip))
+        })
+        .or_else(|| {
+            let (name, range) = state.vip_pool_in(cidr)?;
+            Some(format!("VIP pool {name} ({range})"))
         });
     by.map_or(Ok(()), |by| Err(Refusal::RangeTaken { cidr, by }))
 }

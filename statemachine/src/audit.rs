@@ -11,7 +11,7 @@ use crate::command::ObjectKey;
 use crate::entry::{Millis, Record, Revision};
 use crate::event::{
     AddressAdopted, AddressAllocated, AddressClaimed, AddressReleased, Event, HostAdded,
-    HostUpdated, ReleaseReason, Topic, VipAssigned, VipUnassigned,
+    HostUpdated, ReleaseReason, Topic, VipAssigned, VipPlaced, VipUnassigned,
 };
 use crate::name::{Actor, AddressName, HostName, SegmentId, TenantId};
 
@@ -91,6 +91,13 @@ impl Event {
                 tell(Name(name.as_str()));
                 tell(Ip(*ip));
                 tell(Host(host.as_str()));
+            }
+            Self::VipPlaced(VipPlaced { name, ip, from, to, .. }) => {
+                tell(Name(name.as_str()));
+                tell(Ip(*ip));
+                let moved = from != to;
+                let hosts = from.iter().filter(|_| moved).chain(to);
+                hosts.for_each(|host| tell(Host(host.as_str())));
             }
             Self::VipRemoved(vip) => tell(Name(vip.name.as_str())),
             Self::RouterAssigned(router) => tell(Host(router.host.as_str())),

@@ -33,7 +33,10 @@ pub use reports::{Attached, ClaimReserve, HostReport, ReportAttachments};
 pub use sources::{FollowKubernetes, ImportObject, Imported, ObjectKey, Source, WithdrawObject};
 pub use tenants::{SegmentRef, SegmentSpec, TenantRef, TenantSpec};
 pub use topology::{AgentSettingsChange, Blackout, RaiseVersion, ReserveServices, SettingsChange};
-pub use vips::{AssignRouter, AssignVip, UnassignRouter, UnassignVip, VipRef, VipSpec};
+pub use vips::{
+    AssignRouter, AssignVip, IpFamily, PlaceVip, SetVipPools, UnassignRouter, UnassignVip,
+    VipFromPool, VipPoolSpec, VipRef, VipSpec,
+};
 
 /// One request to change the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,9 +84,9 @@ pub enum Command {
     RemoveEndpoint(EndpointRef),
     /// Creates or replaces the request for a VIP.
     RequestVip(VipSpec),
-    /// Assigns a VIP to a host for the length of a lease, or renews the lease.
+    /// Assigns a VIP to a host for the length of a lease, or renews the lease. Until version 3.
     AssignVip(AssignVip),
-    /// Unassigns a VIP from its host.
+    /// Unassigns a VIP from its host. Until version 3.
     UnassignVip(UnassignVip),
     RemoveVip(VipRef),
     /// Makes a host the router of a prefix in a route table.
@@ -123,4 +126,11 @@ pub enum Command {
     WithdrawObject(WithdrawObject),
     /// Records which Kubernetes cluster is followed, and confirms what was held back. Idempotent.
     FollowKubernetes(FollowKubernetes),
+    /// Moves a VIP from one host to another. Its leases are not in the log.
+    PlaceVip(PlaceVip),
+    /// Sets the pools of addresses for VIPs. VIPs keep the addresses that they have. Idempotent.
+    SetVipPools(SetVipPools),
+    /// Creates or replaces the request for a VIP whose address is taken from a pool. It keeps an address that it has
+    /// from there. Idempotent.
+    RequestVipFromPool(VipFromPool),
 }

@@ -24,6 +24,8 @@ use crate::command::{
     TenantSpec, VipSpec,
 };
 use crate::entry::Term;
+use crate::event::VipReason;
+use crate::name::HostName;
 use crate::plural;
 use crate::policy::Policy;
 use crate::printable::is_printable;
@@ -138,6 +140,10 @@ impl Display for Rest<'_> {
             }
             Command::UnassignVip(vip) => write!(f, "UnassignVip {} term {}", vip.name, vip.term),
             Command::RemoveVip(vip) => write!(f, "RemoveVip {}", vip.name),
+            Command::PlaceVip(place) => {
+                let way = Way(place.from.as_ref(), place.to.as_ref());
+                write!(f, "PlaceVip {} {way} ({}) term {}", place.name, place.reason, place.term)
+            }
             Command::AssignRouter(assign) => {
                 let (prefix, table) = (assign.prefix, &assign.table);
                 write!(f, "AssignRouter {prefix} table {table} host {}", assign.host)?;
@@ -177,6 +183,19 @@ fn cluster_command(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
         Command::EndHold(end) => write!(f, "EndHold term {}", end.term),
         Command::ReserveServices(reserve) => {
             write!(f, "ReserveServices {}", reserve.ranges.join(", "))
+        }
+        Command::SetVipPools(set) => {
+            f.write_str("SetVipPools")?;
+            let pools = set.pools.iter().take(LISTED_MAX);
+            pools
+                .map(|pool| (&pool.name, pool.ranges.join(",")))
+                .try_for_each(|(name, ranges)| write!(f, " {name}={ranges}"))?;
+            more(f, set.pools.len(), "more pool")
+        }
+        Command::RequestVipFromPool(vip) => {
+            write!(f, "RequestVipFromPool {}", vip.name)?;
+            vip.pool.as_ref().map_or(Ok(()), |pool| write!(f, " pool {pool}"))?;
+            write!(f, "{}", List(" candidates ", vip.candidates.iter(), ""))
         }
         Command::EnrolAgent(enrol) => {
             write!(f, "EnrolAgent {} of {}", enrol.instance, enrol.host)?;
@@ -273,6 +292,38 @@ shown! {
             write!(f, " age={}", Span(age))?;
         }
         retention.bytes.map_or(Ok(()), |bytes| write!(f, " size={}", Size(bytes)))
+    }
+}
+
+/// From which host to which host something moves.
+struct Way<'a>(Option<&'a HostName>, Option<&'a HostName>);
+
+impl Display for Way<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match (self.0, self.1) {
+            (Some(from), Some(to)) if from != to => write!(f, "host {to} from {from}"),
+            (_, Some(to)) => write!(f, "host {to}"),
+            (Some(from), None) => write!(f, "no host from {from}"),
+            (None, None) => f.write_str("no host"),
+        }
+    }
+}
+
+impl Display for VipReason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::First => "no host had it",
+            Self::HolderDown => "its holder is down",
+            Self::HolderSilent => "the agent of its holder does not renew",
+            Self::HolderDraining => "its holder is draining",
+            Self::HolderNotCandidate => "its holder is no candidate any more",
+            Self::HolderOffSubnet => "its holder has no link in its subnet any more",
+            Self::HostRemoved => "its holder was removed",
+            Self::AgentReplaced => "another agent speaks for its holder",
+            Self::AddressChanged => "it gets another address",
+            Self::VipRemoved => "it is removed",
+            Self::GrantChanged => "the length of grants changed",
+        })
     }
 }
 

@@ -1,15 +1,15 @@
 //! Which agent is enrolled for a host, since version 4. Two agents under one host name would each release the
 //! addresses that the other uses, so the log records one of them, and the other is refused.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::command::EnrolAgent;
-use crate::event::{AgentEnrolled, Event};
+use crate::event::{AgentEnrolled, Event, VipReason};
 use crate::host;
 use crate::name::{HostName, InstanceId};
 use crate::refusal::Refusal;
 use crate::state::State;
+use crate::vip;
 
 /// Idempotent: the enrolled agent may enrol again.
 pub(crate) fn decide(state: &State, enrol: &EnrolAgent) -> Result<Vec<Event>, Refusal> {
@@ -27,7 +27,10 @@ pub(crate) fn decide(state: &State, enrol: &EnrolAgent) -> Result<Vec<Event>, Re
         _ => {}
     }
     let replaces = present.cloned();
-    Ok(vec![Event::AgentEnrolled(AgentEnrolled { host, instance, replaces })])
+    // The old agent may be on another machine, and hold the host's VIPs under a grant.
+    let held = vip::release(state, &enrol.host, VipReason::AgentReplaced);
+    let enrolled = Event::AgentEnrolled(AgentEnrolled { host, instance, replaces });
+    Ok(held.chain([enrolled]).collect())
 }
 
 impl State {

@@ -37,7 +37,10 @@ pub use tenants::{SegmentCreated, SegmentDeleted, TenantCreated, TenantDeleted};
 pub use topology::{
     BlackoutAdded, BlackoutRemoved, HostPlaces, ServicesReserved, TopologySet, VersionRaised,
 };
-pub use vips::{RouterAssigned, RouterUnassigned, VipAssigned, VipRemoved, VipUnassigned};
+pub use vips::{
+    RouterAssigned, RouterUnassigned, VipAssigned, VipPlaced, VipPool, VipPoolsSet, VipReason,
+    VipRemoved, VipUnassigned,
+};
 
 /// One change of the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,4 +135,8 @@ pub enum Event {
     ServicesReserved(ServicesReserved),
     /// An object belongs to a source.
     SourceSet(SourceSet),
+    /// A VIP moved from one host to another.
+    VipPlaced(VipPlaced),
+    /// The pools of addresses for VIPs were set.
+    VipPoolsSet(VipPoolsSet),
 }

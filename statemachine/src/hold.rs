@@ -17,6 +17,7 @@ use crate::name::{Actor, HostName};
 use crate::refusal::Refusal;
 use crate::state::State;
 use crate::version;
+use crate::vip;
 
 /// Why allocation is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +95,7 @@ pub(crate) fn evolve_restored(state: &mut State) {
     let since = state.revision;
     state.version = state.version.max(version::MEMBERS);
     state.members = Members::default();
+    vip::forget_placements(state);
     state.held = (!waiting.is_empty()).then_some(AllocationHold { since, waiting });
 }
 

@@ -26,12 +26,19 @@ pub const POLICY_LIST_MAX: usize = 4096;
 pub const NAMED_PORTS_MAX: usize = 256;
 /// Candidates of one VIP.
 pub const VIP_CANDIDATES_MAX: usize = 4096;
+/// Pools of addresses for VIPs.
+pub const VIP_POOLS_MAX: usize = 64;
+/// Ranges of one pool of addresses for VIPs.
+pub const VIP_POOL_RANGES_MAX: usize = 64;
 /// Names in one attachment report (addresses in use on one host).
 pub const REPORT_NAMES_MAX: usize = 65_536;
 /// Longest reuse delay: one day, in milliseconds.
 pub const REUSE_DELAY_MS_MAX: u64 = 86_400_000;
 /// Longest VIP lease: one hour, in milliseconds.
 pub const VIP_LEASE_MS_MAX: u64 = 3_600_000;
+/// Shortest and longest grant of a VIP from version 4 on, milliseconds. A new leader moves no VIP before the longest
+/// grant that its predecessor may have given is over, so this also bounds that wait.
+pub const VIP_GRANT_MS: (u64, u64) = (500, 10_000);
 /// Empty blocks that one `EndCooldowns` returns; the rest wait for the next one.
 pub const BLOCKS_RETURNED_MAX: usize = 512;
 /// Members of the control plane, learners included.

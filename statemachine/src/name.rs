@@ -139,6 +139,8 @@ names! {
     PolicyName, "policy";
     /// A virtual IP.
     VipName, "VIP";
+    /// A pool of addresses for VIPs.
+    VipPoolName, "VIP pool";
     /// Who submitted a command: a user, an agent (`agent:host`), a leader task (`task:reaper`).
     Actor, "actor";
     /// An agent, identified by the id of its state directory.

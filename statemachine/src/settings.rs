@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::command::{AgentSettingsChange, SettingsChange};
 use crate::event::Event;
 use crate::limits::{
-    HOLD_MS_MAX, HOST_DOWN_AFTER_MS, RESERVE_MAX, REUSE_DELAY_MS_MAX, VIP_LEASE_MS_MAX,
+    HOLD_MS_MAX, HOST_DOWN_AFTER_MS, RESERVE_MAX, REUSE_DELAY_MS_MAX, VIP_GRANT_MS,
+    VIP_LEASE_MS_MAX,
 };
 use crate::refusal::Refusal;
 use crate::state::State;
+use crate::version;
 
 /// Settings of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +21,8 @@ use crate::state::State;
 pub struct Settings {
     /// How long a released address is not reused, milliseconds. 0: it is reusable at once.
     pub address_reuse_delay_ms: u64,
-    /// Length of a VIP lease, milliseconds: how long a host may answer for the VIP without a renewal.
+    /// Length of a VIP lease, milliseconds: how long a host may answer for the VIP without a renewal. From version 4
+    /// on between 500 and 10 000.
     pub vip_lease_ms: u64,
 }
 
@@ -48,29 +51,40 @@ impl Default for AgentSettings {
     }
 }
 
-impl Settings {
-    pub(crate) fn decide(&self, change: &SettingsChange) -> Result<Vec<Event>, Refusal> {
-        let refuse = |setting: &str, value: u64, min: u64, max: u64| {
-            Err(Refusal::SettingOutOfRange { setting: setting.into(), value, min, max })
-        };
-        let mut next = self.clone();
-        if let Some(value) = change.address_reuse_delay_ms {
-            if value > REUSE_DELAY_MS_MAX {
-                return refuse("address_reuse_delay_ms", value, 0, REUSE_DELAY_MS_MAX);
-            }
-            next.address_reuse_delay_ms = value;
+pub(crate) fn decide(state: &State, change: &SettingsChange) -> Result<Vec<Event>, Refusal> {
+    let refuse = |setting: &str, value: u64, (min, max): (u64, u64)| {
+        Err(Refusal::SettingOutOfRange { setting: setting.into(), value, min, max })
+    };
+    let mut next = state.settings.clone();
+    if let Some(value) = change.address_reuse_delay_ms {
+        if value > REUSE_DELAY_MS_MAX {
+            return refuse("address_reuse_delay_ms", value, (0, REUSE_DELAY_MS_MAX));
         }
-        if let Some(value) = change.vip_lease_ms {
-            if !(100..=VIP_LEASE_MS_MAX).contains(&value) {
-                return refuse("vip_lease_ms", value, 100, VIP_LEASE_MS_MAX);
-            }
-            next.vip_lease_ms = value;
-        }
-        if next == *self {
-            return Ok(vec![]);
-        }
-        Ok(vec![Event::SettingsChanged(next)])
+        next.address_reuse_delay_ms = value;
     }
+    if let Some(value) = change.vip_lease_ms {
+        let (min, max) = if state.version >= version::VIP_PLACEMENT {
+            VIP_GRANT_MS
+        } else {
+            (100, VIP_LEASE_MS_MAX)
+        };
+        if !(min..=max).contains(&value) {
+            return refuse("vip_lease_ms", value, (min, max));
+        }
+        next.vip_lease_ms = value;
+    }
+    if next == state.settings {
+        return Ok(vec![]);
+    }
+    Ok(vec![Event::SettingsChanged(next)])
+}
+
+/// When the version is raised to that of placements: a lease of a length that is not accepted any more.
+pub(crate) fn bound_lease(state: &State) -> Option<Event> {
+    let (min, max) = VIP_GRANT_MS;
+    let vip_lease_ms = state.settings.vip_lease_ms.clamp(min, max);
+    let changed = vip_lease_ms != state.settings.vip_lease_ms;
+    changed.then(|| Event::SettingsChanged(Settings { vip_lease_ms, ..state.settings.clone() }))
 }
 
 pub(crate) fn decide_agents(

@@ -21,18 +21,20 @@ use crate::host::{self, Host};
 use crate::ipam::{self, Address, Block};
 use crate::labels::Labels;
 use crate::members::{Member, Members};
-use crate::name::{AddressName, HostName, InstanceId, NetworkName, SegmentId, TenantId};
+use crate::name::{
+    AddressName, HostName, InstanceId, NetworkName, SegmentId, TenantId, VipName, VipPoolName,
+};
 use crate::policy::Policy;
 use crate::settings::{AgentSettings, Settings};
 use crate::state::State;
 use crate::tenant::Tenant;
 use crate::topology::{Topology, TopologySpec};
-use crate::vip::{RouterKey, Vip, VipHolder};
+use crate::vip::{RouterKey, Vip, VipHolder, VipPlacement};
 use write::Content;
 
 /// The formats that this program reads and writes. It writes the format of the cluster's version, so that a replica
 /// of an earlier release can read it while the cluster is at a version that it supports. Format 5 is version 4's for a
-/// state that has sources.
+/// state that has sources, or VIPs of that version.
 const FORMATS: core::ops::RangeInclusive<u16> = 1..=5;
 
 /// Why a snapshot cannot be read.
@@ -70,7 +72,7 @@ struct Snapshot1 {
     tenants: Vec<Tenant1>,
     policies: Vec<Policy>,
     endpoints: Vec<Endpoint>,
-    vips: Vec<Vip>,
+    vips: Vec<Vip1>,
     routers: Vec<(RouterKey, HostName)>,
     vip_fences: Vec<(IpAddr, VipHolder)>,
 }
@@ -99,10 +101,37 @@ struct Snapshot4 {
     services: Vec<IpNet>,
 }
 
-/// The additions of format 5. Frozen.
+/// The additions of format 5. Frozen from the release of version 4 on.
 #[derive(Serialize, Deserialize)]
 struct Snapshot5 {
     sources: Vec<(ObjectKey, Source)>,
+    placements: Vec<(VipName, VipPlacement)>,
+    vip_grant_max_ms: u64,
+    vips_vacant: Vec<(VipName, Revision)>,
+    vip_pools: Vec<(VipPoolName, Vec<IpNet>)>,
+}
+
+/// A VIP without its placement.
+#[derive(Serialize, Deserialize)]
+struct Vip1 {
+    name: VipName,
+    ip: IpAddr,
+    candidates: Vec<HostName>,
+    holder: Option<VipHolder>,
+}
+
+impl Vip1 {
+    fn of(vip: &Vip) -> Self {
+        let Vip { name, ip, candidates, holder, .. } = vip.clone();
+        Self { name, ip, candidates, holder }
+    }
+}
+
+impl From<Vip1> for Vip {
+    fn from(vip: Vip1) -> Self {
+        let Vip1 { name, ip, candidates, holder } = vip;
+        Self { name, ip, candidates, holder, placement: None }
+    }
 }
 
 /// A tenant, its labels and its segments.
@@ -197,8 +226,8 @@ impl State {
         let endpoints = snapshot.endpoints.into_iter();
         state.endpoints = endpoints.map(|e| (e.ip, Arc::new(e))).collect();
         state.ipam.reserved = snapshot.vips.iter().map(|vip| vip.ip).collect();
-        state.vips =
-            snapshot.vips.into_iter().map(|vip| (vip.name.clone(), Arc::new(vip))).collect();
+        let vips = snapshot.vips.into_iter().map(Vip::from);
+        state.vips = vips.map(|vip| (vip.name.clone(), Arc::new(vip))).collect();
         state.routers = snapshot.routers.into_iter().collect();
         state.vip_fences = snapshot.vip_fences.into_iter().collect();
         Ok(state)
@@ -308,13 +337,35 @@ impl Snapshot4 {
 }
 
 impl Snapshot5 {
-    /// `None` if the state has no sources.
+    /// `None` if the state has no sources, and nothing about VIPs of version 4.
     fn of(state: &State) -> Option<Self> {
+        let vip_grant_max_ms = state.vip_grant_max_ms;
+        let no_vips = vip_grant_max_ms == 0 && state.vips_vacant.is_empty();
+        if state.sources.is_empty() && no_vips && state.vip_pools.is_empty() {
+            return None;
+        }
         let sources = state.sources().map(|(object, source)| (object.clone(), source.clone()));
-        (!state.sources.is_empty()).then(|| Self { sources: sources.collect() })
+        let placements = state
+            .vips()
+            .filter_map(|vip| vip.placement.clone().map(|placement| (vip.name.clone(), placement)));
+        let (sources, placements) = (sources.collect(), placements.collect());
+        let vacant = state.vips_vacant.iter();
+        let vips_vacant = vacant.map(|(name, since)| (name.clone(), *since)).collect();
+        let pools = state.vip_pools.iter();
+        let vip_pools = pools.map(|(name, ranges)| (name.clone(), Vec::clone(ranges))).collect();
+        Some(Self { sources, placements, vip_grant_max_ms, vips_vacant, vip_pools })
     }
 
     fn put_into(self, state: &mut State) {
         state.sources = self.sources.into_iter().collect();
+        state.vip_grant_max_ms = self.vip_grant_max_ms;
+        state.vips_vacant = self.vips_vacant.into_iter().collect();
+        let pools = self.vip_pools.into_iter();
+        state.vip_pools = pools.map(|(name, ranges)| (name, Arc::new(ranges))).collect();
+        for (name, placement) in self.placements {
+            if let Some(vip) = state.vip(&name).cloned() {
+                state.vips.insert(name, Arc::new(Vip { placement: Some(placement), ..vip }));
+            }
+        }
     }
 }

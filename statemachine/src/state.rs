@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use imbl::OrdMap;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Endpoint, ObjectKey, Retention, Source};
@@ -18,7 +19,7 @@ use crate::hold::AllocationHold;
 use crate::host::{Host, Hosts};
 use crate::ipam::{Allocation, Ipam};
 use crate::members::Members;
-use crate::name::{Actor, HostName, InstanceId, PolicyName, TenantId, VipName};
+use crate::name::{Actor, HostName, InstanceId, PolicyName, TenantId, VipName, VipPoolName};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::settings::{AgentSettings, Settings};
@@ -41,7 +42,8 @@ use crate::vip::{RouterKey, Vip, VipHolder};
 /// - blackouts are disjoint, each inside one network;
 /// - hosts that a restore waits for, and hosts with conflicts or an agent, exist; no member has a retired id;
 /// - from version 4 on, an endpoint has the owner and host of the allocation of its address, if there is one;
-/// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address;
+/// - the tenant of each segment exists; a VIP's holder exists and is one until version 3 or from version 4 on;
+///   no two VIPs share an address, and no two ranges of VIP pools;
 /// - the object of each source exists.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -62,7 +64,14 @@ pub struct State {
     pub(crate) vips: OrdMap<VipName, Arc<Vip>>,
     pub(crate) routers: OrdMap<RouterKey, HostName>,
     /// Leases that outlive their assignment: until they expire no other host may answer for the address.
+    /// Until version 3.
     pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
+    /// The longest grant of a VIP so far, milliseconds; 0: no VIP was placed yet.
+    pub(crate) vip_grant_max_ms: u64,
+    /// Since which revision no host has a VIP. Since version 4.
+    pub(crate) vips_vacant: OrdMap<VipName, Revision>,
+    /// Addresses for VIPs. Since version 4.
+    pub(crate) vip_pools: OrdMap<VipPoolName, Arc<Vec<IpNet>>>,
     pub(crate) members: Members,
     pub(crate) retention: Retention,
     pub(crate) signed: Option<CheckpointSigned>,

@@ -176,9 +176,29 @@ impl State {
             if !self.ipam.reserved.contains(&vip.ip) || self.ipam.by_ip(vip.ip).is_some() {
                 wrong.push(format!("the address of VIP {} is not kept for it", vip.name));
             }
-            if vip.holder.as_ref().is_some_and(|holder| self.host(&holder.host).is_none()) {
+            if vip.holder().is_some_and(|holder| self.host(holder).is_none()) {
                 wrong.push(format!("VIP {}: its holder does not exist", vip.name));
             }
+            let placed = self.version >= version::VIP_PLACEMENT;
+            if (placed && vip.holder.is_some()) || (!placed && vip.placement.is_some()) {
+                wrong.push(format!("VIP {}: its holder is of another version", vip.name));
+            }
+        }
+        for name in self.vips_vacant.keys() {
+            if self.vip(name).is_none_or(|vip| vip.placement.is_some()) {
+                wrong.push(format!(
+                    "VIP {name} is noted as without host, and has one or is not there"
+                ));
+            }
+        }
+        let pooled: Vec<IpNet> = self.vip_pools().flat_map(|(_, ranges)| ranges).copied().collect();
+        let others = |at: usize| pooled.iter().skip(at + 1);
+        if let Some((_, range)) = pooled
+            .iter()
+            .enumerate()
+            .find(|(at, range)| others(*at).any(|other| prefix::overlap(**range, *other)))
+        {
+            wrong.push(format!("range {range} of a VIP pool overlaps another one"));
         }
         if ips.len() != self.ipam.reserved.len() {
             wrong.push(format!("{} VIPs, {} reserved", ips.len(), self.ipam.reserved.len()));

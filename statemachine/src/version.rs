@@ -9,7 +9,9 @@ use crate::command::Command;
 use crate::endpoint;
 use crate::event::{Event, VersionRaised};
 use crate::refusal::Refusal;
+use crate::settings;
 use crate::state::State;
+use crate::vip;
 
 /// The highest version that this program supports.
 pub const VERSION_MAX: u16 = 4;
@@ -44,6 +46,9 @@ pub const ZONE_LABELS: u16 = 4;
 /// Objects that come from outside belong to their source.
 pub const SOURCES: u16 = 4;
 
+/// The log says which host has a VIP, since when and why; leases are not in it.
+pub const VIP_PLACEMENT: u16 = 4;
+
 /// Refuses a command that the cluster's version does not support.
 pub(crate) fn check(state: &State, command: &Command) -> Result<(), Refusal> {
     let (needed, current) = (command.meta().since, state.version);
@@ -63,6 +68,10 @@ pub(crate) fn decide_raise(state: &State, version: u16) -> Result<Vec<Event>, Re
     if version == ENDPOINTS_TIED {
         events.extend(endpoint::contradicting(state));
     }
+    if version == VIP_PLACEMENT {
+        events.extend(settings::bound_lease(state));
+        events.extend(vip::leased(state));
+    }
     Ok(events)
 }
 
@@ -78,5 +87,8 @@ pub(crate) fn evolve_raised(state: &mut State, version: u16) {
     state.version = version;
     if version == ADDRESS_CHECKS {
         state.reserve_hosts();
+    }
+    if version == VIP_PLACEMENT {
+        vip::forget_leases(state);
     }
 }

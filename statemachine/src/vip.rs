@@ -1,9 +1,16 @@
 //! Virtual IPs and routers: roles that one host at a time fills for the cluster.
 //!
 //! A VIP is held under a lease that the holder times by its own clock: it stops answering when the lease expires,
-//! even if it is cut off. Hence no other host gets the VIP's address before then, even if the VIP was unassigned,
-//! removed or given another address in the meantime: the holder may not know yet (`State::vip_fences`). The smoothest
-//! planned move needs no unassignment: stop renewing, and assign the VIP when the lease has expired.
+//! even if it is cut off. Hence no other host gets the VIP's address before then.
+//!
+//! From version 4 on, the log says which host has a VIP, since when and why ([`placement`]); renewing is soft state of
+//! the leader ([`crate::lease`]), and the leader decides where a VIP goes ([`plan`]). An address may come from a [`pool`].
+//! Until version 3 the leases were
+//! in the log, in log time (`State::vip_fences`); no release served VIPs then.
+
+mod placement;
+mod plan;
+mod pool;
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -22,7 +29,7 @@ use crate::command::{
 };
 use crate::entry::Millis;
 use crate::event::{
-    Event, RouterAssigned, RouterUnassigned, VipAssigned, VipRemoved, VipUnassigned,
+    Event, RouterAssigned, RouterUnassigned, VipAssigned, VipReason, VipRemoved, VipUnassigned,
 };
 use crate::host;
 use crate::limits::VIP_CANDIDATES_MAX;
@@ -30,6 +37,11 @@ use crate::name::{HostName, TableId, VipName};
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
 use crate::tenant::check_routable;
+use crate::version::VIP_PLACEMENT;
+pub use placement::VipPlacement;
+pub(crate) use placement::{decide_place, evolve_placed, forget_leases, forget_placements, leased};
+pub use plan::{Renewing, VipMove};
+pub(crate) use pool::{decide_from_pool, decide_pools, evolve_pools};
 
 /// A requested VIP and its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,11 +51,14 @@ pub struct Vip {
     pub ip: IpAddr,
     /// Hosts that may hold it; empty: any host that is up.
     pub candidates: Vec<HostName>,
-    /// The host that holds it, if any.
+    /// The host that holds it, if any. Until version 3.
     pub holder: Option<VipHolder>,
+    /// The host that has it, if any. Since version 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<VipPlacement>,
 }
 
-/// The host that holds a VIP.
+/// The host that holds a VIP, and the end of its lease in log time. Until version 3.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipHolder {
@@ -70,8 +85,18 @@ impl Vip {
         self.candidates.is_empty() || self.candidates.contains(host)
     }
 
-    /// The event that unassigns it from its host, if it has one.
-    fn unassigned(&self) -> Option<Event> {
+    /// The host that has it, if any.
+    #[must_use]
+    pub fn holder(&self) -> Option<&HostName> {
+        let placed = self.placement.as_ref().map(|placement| &placement.host);
+        placed.or_else(|| self.holder.as_ref().map(|holder| &holder.host))
+    }
+
+    /// The event that takes it from its host, if it has one.
+    fn unassigned(&self, reason: VipReason) -> Option<Event> {
+        if let Some(placement) = &self.placement {
+            return Some(self.placed(None, reason, placement.grant_ms));
+        }
         self.holder.as_ref().map(|holder| {
             let (name, host) = (self.name.clone(), holder.host.clone());
             Event::VipUnassigned(VipUnassigned { name, ip: self.ip, host })
@@ -103,7 +128,8 @@ pub(crate) fn decide_request(state: &State, spec: &VipSpec) -> Result<Vec<Event>
     if vip.ip == ip {
         return Ok(if vip.candidates == candidates { Vec::new() } else { vec![wanted] });
     }
-    Ok(vip.unassigned().into_iter().chain([wanted]).collect())
+    let unassigned = vip.unassigned(VipReason::AddressChanged);
+    Ok(unassigned.into_iter().chain([wanted]).collect())
 }
 
 /// The VIP that has an address.
@@ -135,6 +161,7 @@ pub(crate) fn decide_assign(
     assign: &AssignVip,
     now: Now,
 ) -> Result<Vec<Event>, Refusal> {
+    placement::check_replaced(state, "AssignVip")?;
     let vip = find(state, &assign.name)?;
     let Some(host) = state.host(&assign.host) else {
         return Err(host::not_found(state, &assign.host));
@@ -170,23 +197,35 @@ pub(crate) fn decide_unassign(
     state: &State,
     unassign: &UnassignVip,
 ) -> Result<Vec<Event>, Refusal> {
-    Ok(find(state, &unassign.name)?.unassigned().into_iter().collect())
+    placement::check_replaced(state, "UnassignVip")?;
+    let vip = find(state, &unassign.name)?;
+    // No reason: until version 3 the event has none.
+    Ok(vip.unassigned(VipReason::VipRemoved).into_iter().collect())
 }
 
 pub(crate) fn decide_remove(state: &State, vip: &VipRef) -> Result<Vec<Event>, Refusal> {
     let found = find(state, &vip.name)?;
     let removed = Event::VipRemoved(VipRemoved { name: vip.name.clone() });
-    Ok(found.unassigned().into_iter().chain([removed]).collect())
+    Ok(found.unassigned(VipReason::VipRemoved).into_iter().chain([removed]).collect())
 }
 
 fn find<'a>(state: &'a State, name: &VipName) -> Result<&'a Vip, Refusal> {
     state.vip(name).ok_or_else(|| Refusal::VipNotFound { vip: name.clone() })
 }
 
+/// Takes all VIPs from a host.
+pub(crate) fn release(
+    state: &State,
+    host: &HostName,
+    reason: VipReason,
+) -> impl Iterator<Item = Event> {
+    let held = state.vips().filter(move |vip| vip.holder() == Some(host));
+    held.filter_map(move |vip| vip.unassigned(reason))
+}
+
 /// Unassigns every VIP and router role of a host that is being removed.
 pub(crate) fn release_host(state: &State, host: &HostName) -> Vec<Event> {
-    let held = |vip: &&Vip| vip.holder.as_ref().is_some_and(|holder| holder.host == *host);
-    let vips = state.vips().filter(held).filter_map(Vip::unassigned);
+    let vips = release(state, host, VipReason::HostRemoved);
     let routers = state.routers().filter(|(_, router)| *router == host);
     vips.chain(routers.map(|(key, host)| router_gone(key, host))).collect()
 }
@@ -234,13 +273,18 @@ pub(crate) fn evolve_requested(state: &mut State, spec: &VipSpec) {
         state.ipam.reserved.remove(&old.ip);
     }
     state.ipam.reserved.insert(ip);
-    let holder = old.and_then(|old| old.holder);
-    state.vips.insert(name.clone(), Arc::new(Vip { name, ip, candidates, holder }));
+    if state.version >= VIP_PLACEMENT && old.as_ref().is_none_or(|old| old.ip != ip) {
+        placement::vacate(state, &name);
+    }
+    let (holder, placement) = old.map(|old| (old.holder, old.placement)).unwrap_or_default();
+    let vip = Vip { name: name.clone(), ip, candidates, holder, placement };
+    state.vips.insert(name, Arc::new(vip));
 }
 
 pub(crate) fn evolve_removed(state: &mut State, name: &VipName) {
     if let Some(vip) = state.vips.remove(name) {
         state.ipam.reserved.remove(&vip.ip);
+        state.vips_vacant.remove(name);
     }
 }
 
@@ -259,7 +303,8 @@ pub(crate) fn evolve_unassigned(state: &mut State, name: &VipName) {
         state.vip_fences.remove(&ip);
     }
     let Some(mut vip) = state.vip(name).cloned() else { return };
-    if let Some(holder) = vip.holder.take().filter(|holder| holder.until > now) {
+    let fenced = |holder: &VipHolder| holder.until > now && state.version < VIP_PLACEMENT;
+    if let Some(holder) = vip.holder.take().filter(fenced) {
         state.vip_fences.insert(vip.ip, holder);
     }
     state.vips.insert(name.clone(), Arc::new(vip));

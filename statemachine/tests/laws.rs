@@ -18,12 +18,13 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
+use romana_statemachine::command::{HostState, PlaceVip};
 use romana_statemachine::entry::{unwire, wire};
 use romana_statemachine::event::Restored;
 use romana_statemachine::routes::{self, Via};
 use romana_statemachine::{
-    Command, Digest, Entry, Event, Index, Millis, Now, Outcome, Position, Proposal, Record,
-    Revision, State, Term, VERSION_MAX,
+    Command, Digest, Entry, Event, Host, Index, Millis, Now, Outcome, Position, Proposal, Record,
+    Revision, State, Term, VERSION_MAX, VipMove,
 };
 
 /// One log entry: how the leader's clock moves, what is proposed, and whether a replica is restarted from a snapshot
@@ -72,6 +73,8 @@ struct Judge {
     cooling: BTreeMap<IpAddr, u64>,
     /// The holder of a VIP's address, and when its lease expires.
     leases: BTreeMap<IpAddr, (String, u64)>,
+    /// The host that has each VIP, from version 4 on.
+    placed: BTreeMap<String, String>,
     delay: u64,
 }
 
@@ -130,6 +133,17 @@ impl Judge {
                 if let Some((other, over)) = self.leases.insert(event.ip, (host.clone(), until)) {
                     assert!(other == host || over <= at, "{record}: {other} answers until {over}");
                 }
+            }
+            // A move begins where the last one ended, and nothing but a move changes the host.
+            Event::VipPlaced(event) => {
+                let before = match &event.to {
+                    Some(to) => self.placed.insert(event.name.to_string(), to.to_string()),
+                    None => self.placed.remove(event.name.as_str()),
+                };
+                assert_eq!(before.as_deref(), event.from.as_ref().map(|h| h.as_str()), "{record}");
+            }
+            Event::VipRemoved(event) => {
+                assert_eq!(self.placed.remove(event.name.as_str()), None, "{record}: it was held");
             }
             _ => {}
         }
@@ -195,6 +209,7 @@ impl World {
         assert_eq!(self.restarted.clone().restored(restored).1, record);
         self.follower.follow(&record).unwrap();
         (self.restarted, self.state) = (state.clone(), state);
+        self.judge.placed.clear();
     }
 
     /// Decides the first command without applying it: the state must not change, and applying must cause the same
@@ -232,6 +247,12 @@ impl World {
         assert_eq!(State::from_snapshot(&bytes).unwrap().snapshot(), bytes);
         assert_eq!(self.follower.state_digest(), self.state.state_digest());
         assert_eq!(self.judge.holder_of.len(), self.state.ipam().address_count());
+        let placed = self.state.vips().filter_map(|vip| {
+            Some((vip.name.to_string(), vip.placement.as_ref()?.host.to_string()))
+        });
+        assert!(placed.eq(self.judge.placed.clone()), "{:?}", self.judge.placed);
+        self.check_moves();
+        self.check_pools();
         check_lists(&self.state);
         for host in self.state.hosts() {
             let routes = routes::for_host(&self.state, &host.name).unwrap();
@@ -244,6 +265,62 @@ impl World {
             let now = Now { at: self.state.at(), term: Term(1) };
             let again = self.state.decide(&Command::SetTopology(shown), now);
             assert_eq!(again, Ok(Vec::new()), "what is shown cannot be set again");
+        }
+    }
+}
+
+impl World {
+    /// An address for a VIP from a pool is nobody's.
+    fn check_pools(&self) {
+        let state = &self.state;
+        let Ok(ip) = state.vip_address(&"none".into(), None, None) else { return };
+        assert!(
+            state.vip_pools().any(|(_, ranges)| ranges.iter().any(|range| range.contains(&ip)))
+        );
+        let taken = state.vips().any(|vip| vip.ip == ip)
+            || state.hosts().any(|host| host.ips().any(|other| other == ip))
+            || state.endpoints().any(|endpoint| endpoint.ip == ip)
+            || state.ipam().by_ip(ip).is_some()
+            || state.service_ranges().any(|range| range.contains(&ip));
+        assert!(!taken, "{ip} is somebody's");
+    }
+
+    /// Carrying out all moves that are wanted leaves nothing to move: no VIP moves twice, or back.
+    fn check_moves(&self) {
+        if self.state.version() < 4 {
+            return;
+        }
+        let subnets: [ipnet::IpNet; 1] = ["10.0.0.0/16".parse().unwrap()];
+        let hosts: Vec<_> = self.state.hosts().map(|host| host.name.clone()).collect();
+        let renewing = hosts.iter().skip(1).map(|name| (name, subnets.as_slice())).collect();
+        let moves = self.state.vip_moves(&renewing);
+        let proposals = moves.iter().map(|step| {
+            let VipMove { name, from, to, reason, .. } = step.clone();
+            let agent = to.as_ref().and_then(|to| self.state.agent_of(to).cloned());
+            let since = self.state.vip(&name).map(|vip| self.state.vip_since(vip));
+            let place = PlaceVip { name, from, since, to, agent, reason, term: Term(1) };
+            let command = Command::PlaceVip(place);
+            Proposal { actor: "law".into(), command }
+        });
+        let mut copy = self.state.clone();
+        let position = Position { term: Term(1), index: Index(self.index) };
+        let entry = Entry { at: self.state.at(), proposals: proposals.collect() };
+        let (outcomes, _) = copy.apply(position, &entry);
+        for (outcome, step) in outcomes.iter().zip(&moves) {
+            assert!(outcome.result.is_ok(), "{step:?}: {outcome:?}");
+        }
+        let left = copy.vip_moves(&renewing);
+        assert!(left.is_empty(), "{left:?} after {moves:?}");
+        // Hosts that can have the same VIPs have as many of them, up to one, if all were placed now.
+        let fit = |host: &&Host| host.state == HostState::Up && renewing.contains_key(&host.name);
+        let had = self.state.vips().any(|vip| vip.placement.is_some());
+        let any = self.state.vips().all(|vip| vip.candidates.is_empty());
+        if any && !had {
+            let count =
+                |host: &Host| copy.vips().filter(|v| v.holder() == Some(&host.name)).count();
+            let counts: Vec<usize> = copy.hosts().filter(fit).map(count).collect();
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            assert!(most.copied().unwrap_or(0) <= least.copied().unwrap_or(0) + 1, "{counts:?}");
         }
     }
 }
@@ -393,7 +470,7 @@ fn histories_reach_every_event() {
             seen.extend(world.step(&step).iter().map(|record| kind(&record.event)));
         }
     }
-    assert_eq!(seen.len(), 44, "{seen:?}");
+    assert_eq!(seen.len(), 46, "{seen:?}");
 }
 
 /// The first word of the event's text.

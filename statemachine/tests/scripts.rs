@@ -13,10 +13,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use lang::Step;
 use romana_statemachine::audit::tenures;
 use romana_statemachine::command::ResumeAllocation;
 use romana_statemachine::event::Restored;
+use romana_statemachine::name::HostName;
 use romana_statemachine::topology::Network;
 use romana_statemachine::{
     Answer, Command, Digest, Entry, Index, Millis, Outcome, Position, Proposal, Record, Refusal,
@@ -136,6 +138,7 @@ fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap()
 }
 
+#[expect(clippy::too_many_lines, reason = "a case per kind of object")]
 fn show(state: &State, records: &[Record], what: &[String]) -> Result<String, String> {
     let mut out = String::new();
     let word = |at: usize| what.get(at).map_or("", String::as_str);
@@ -187,9 +190,16 @@ fn show(state: &State, records: &[Record], what: &[String]) -> Result<String, St
             for vip in state.vips() {
                 let holder =
                     vip.holder.as_ref().map(|h| format!(" on {} until {}", h.host, h.until));
-                writeln!(out, "{} {}{}", vip.name, vip.ip, holder.unwrap_or_default()).unwrap();
+                let placed = vip.placement.as_ref().map(|placed| {
+                    let (at, grant) = (placed.at, placed.grant_ms);
+                    let since = format!("r{} {at}, grant {grant} ms", placed.since);
+                    format!(" on {} since {since}, {}", placed.host, placed.reason)
+                });
+                let holder = holder.or(placed).unwrap_or_default();
+                writeln!(out, "{} {}{holder}", vip.name, vip.ip).unwrap();
             }
         }
+        "moves" => show_moves(state, &what[1..], &mut out)?,
         "conflicts" => show_conflicts(state, &mut out),
         "sources" => {
             for (object, source) in state.sources() {
@@ -202,6 +212,23 @@ fn show(state: &State, records: &[Record], what: &[String]) -> Result<String, St
         other => return Err(format!("show {other}?")),
     }
     Ok(out)
+}
+
+fn show_moves(state: &State, renewing: &[String], out: &mut String) -> Result<(), String> {
+    let mut hosts: Vec<(HostName, Vec<IpNet>)> = Vec::new();
+    for word in renewing {
+        let (name, subnets) = word.split_once('=').ok_or("no HOST=SUBNET")?;
+        let subnets = subnets.split(',').map(str::parse).collect::<Result<_, _>>();
+        hosts.push((name.into(), subnets.map_err(|_| "no subnet")?));
+    }
+    let renewing = hosts.iter().map(|(name, subnets)| (name, subnets.as_slice())).collect();
+    for step in state.vip_moves(&renewing) {
+        let host =
+            |host: &Option<HostName>| host.clone().map_or_else(|| "-".into(), |h| h.to_string());
+        let (from, to) = (host(&step.from), host(&step.to));
+        writeln!(out, "{} {from} -> {to}: {}", step.name, step.reason).unwrap();
+    }
+    Ok(())
 }
 
 fn show_conflicts(state: &State, out: &mut String) {

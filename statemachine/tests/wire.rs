@@ -98,6 +98,9 @@ fn commands() -> Vec<Command> {
         r#"{"ImportObject": {"source": {"kind": "Node", "uid": "u-1"}, "object": {"Host": {"name": "h1", "ip": "192.168.0.1", "addresses": [], "labels": {"rack": "1"}, "info": {}, "source": "kubernetes"}}, "term": 7}}"#,
         r#"{"WithdrawObject": {"object": {"Endpoint": "10.0.0.1"}, "uid": "u-1", "term": 7}}"#,
         r#"{"FollowKubernetes": {"cluster": "u-1", "term": 7}}"#,
+        r#"{"PlaceVip": {"name": "v", "from": "h1", "since": 11, "to": "h2", "agent": "c0ffee", "reason": "holder_silent", "term": 7}}"#,
+        r#"{"SetVipPools": {"pools": [{"name": "front", "ranges": ["192.168.9.0/28", "fd00:9::/120"]}]}}"#,
+        r#"{"RequestVipFromPool": {"name": "v", "pool": "front", "family": "ipv6", "candidates": ["h1"]}}"#,
     ];
     lines.map(read).into()
 }
@@ -162,6 +165,8 @@ fn events() -> Vec<Event> {
         r#"{"AgentEnrolled": {"host": "h1", "instance": "c0ffee", "replaces": "decaf"}}"#,
         r#"{"ServicesReserved": {"ranges": ["10.96.0.0/12", "fd00:10::/108"]}}"#,
         r#"{"SourceSet": {"object": {"Host": "h1"}, "source": {"kind": "Node", "uid": "u-1"}}}"#,
+        r#"{"VipPlaced": {"name": "v", "ip": "192.168.0.99", "from": null, "to": "h1", "reason": "first", "grant_ms": 1000}}"#,
+        r#"{"VipPoolsSet": {"pools": [{"name": "front", "ranges": ["192.168.9.0/28", "fd00:9::/120"]}]}}"#,
     ];
     lines.map(read).into()
 }
@@ -186,7 +191,9 @@ const FIELDS: &str = r#"{
     "what": "segment s", "why": "because", "needed": 2, "signed": 7, "peer": "10.0.0.4:9601", "id": 4,
     "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"], "instance": "c0ffee",
     "text": "10.0.0.1", "named": "address 10.0.0.0", "found": "address 10.0.0.1", "other": "H1",
-    "object": {"Host": "h1"}, "uid": "u-1", "origin": {"kind": "Node", "uid": "u-2"}}"#;
+    "object": {"Host": "h1"}, "uid": "u-1", "origin": {"kind": "Node", "uid": "u-2"},
+    "holder": "h1", "command": "AssignVip", "replacement": "PlaceVip", "wanted": "front with addresses",
+    "pools": ["front"]}"#;
 
 /// The refusal with a code. Fields with the same name have the same sample value, with one exception.
 fn refusal(code: &str) -> Refusal {
@@ -251,8 +258,8 @@ fn imported_objects_are_frozen() {
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
-    assert!(commands().iter().map(|c| first(wire(c))).eq(0..42));
-    assert!(events().iter().map(|e| first(wire(e))).eq(0..45));
+    assert!(commands().iter().map(|c| first(wire(c))).eq(0..45));
+    assert!(events().iter().map(|e| first(wire(e))).eq(0..47));
     let refusals = Refusal::TABLE.iter().map(|(code, ..)| first(wire(&refusal(code))));
     assert!(refusals.eq(0..Refusal::TABLE.len()));
 }
@@ -431,7 +438,9 @@ fn snapshots_with_sources_are_frozen() {
     };
     let imports = imported().into_iter().map(import);
     let imports = imports.map(|command| serde_json::from_value(command).unwrap());
+    let place = read(r#"{"PlaceVip": {"name": "v", "to": "h1", "reason": "first", "term": 7}}"#);
     let commands = [read(topology)].into_iter().chain((2..=4).map(raise)).chain(imports);
+    let commands = commands.chain([place]);
     let proposals = commands.map(|command| Proposal { actor: "op".into(), command });
     let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.collect() };
     let mut state = State::new();
@@ -440,7 +449,8 @@ fn snapshots_with_sources_are_frozen() {
     let bytes = frozen("snapshot", "with_sources", &state.snapshot());
     let again = State::from_snapshot(&bytes).unwrap();
     again.validate().unwrap();
-    assert_eq!(again.sources().count(), 5);
+    assert_eq!((again.sources().count(), again.vip_grant_max_ms()), (5, 1000));
+    assert!(again.vips().all(|vip| vip.placement.is_some()));
     assert_eq!((again.snapshot(), again.state_digest()), (bytes, state.state_digest()));
     let mut follower = State::new();
     let mut digests = std::collections::BTreeSet::new();

@@ -64,16 +64,19 @@ impl Command {
 }
 
 fn table(vips: &[Vip]) -> Table {
-    let columns = ["NAME", "IP", "HOST", "CANDIDATES"];
+    let columns = ["NAME", "IP", "HOST", "SINCE", "WHY", "CANDIDATES"];
     let mut table = Table::new(&columns, "no virtual IPs: this release does not serve them");
-    for Vip { name, ip, candidates, holder } in vips {
-        let tone = if holder.is_some() { Tone::Plain } else { Tone::Warning };
-        let holder = table::optional(holder.as_ref().map(|holder| &holder.host));
+    for vip in vips {
+        let Vip { name, ip, candidates, placement, .. } = vip;
+        let tone = if vip.holder().is_some() { Tone::Plain } else { Tone::Warning };
+        let since = placement.as_ref().map(|placed| format!("r{}", placed.since));
+        let why = table::optional(placement.as_ref().map(|placed| placed.reason));
         let candidates = match candidates.is_empty() {
             true => String::from("any"),
             false => table::list(candidates),
         };
-        table.toned(tone, vec![cell(name), cell(ip), holder, candidates]);
+        let (host, since) = (table::optional(vip.holder()), table::optional(since));
+        table.toned(tone, vec![cell(name), cell(ip), host, since, why, candidates]);
     }
     table
 }

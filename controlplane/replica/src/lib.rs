@@ -37,5 +37,5 @@ pub use raft::{
     Agents, Change, Clocks, ClocksStatus, ClusterStatus, Evidence, Facts, FaultKind, Health,
     Leadership, MemberProblem, MemberStatus, Members, Membership, ProposeError, ReadError, Reads,
     Replica, ReplicaConfig, Role, Snapshots, StartError, TopicRevisions, TransferError, Tuning,
-    WallClock, next_change, reseed,
+    Vips, WallClock, next_change, reseed,
 };

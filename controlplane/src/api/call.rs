@@ -282,6 +282,7 @@ fn check_served(command: &Command, state: &State) -> Result<(), Failure> {
     let lease = state.settings().vip_lease_ms;
     let what = match command {
         Command::RequestVip(spec) => format!("VIP {} was not requested", spec.name),
+        Command::RequestVipFromPool(request) => format!("VIP {} was not requested", request.name),
         Command::ChangeSettings(change) if change.vip_lease_ms.is_some_and(|ms| ms != lease) => {
             String::from("vip_lease_ms was not changed")
         }

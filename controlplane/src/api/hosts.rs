@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 
 use romana_api::host::{EnrolmentBody, HeartbeatBody, HostPatch, ReportBody};
+use romana_api::vip::VipRenewalBody;
 use romana_api::{Changed, Page};
 use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
 use romana_statemachine::command::{
     EnrolAgent, HostChange, HostReport, HostSpec, HostState, RemoveHost, ReportAttachments,
     SetHostState,
 };
+use romana_statemachine::lease::{VipAnswer, VipRenewal};
 use romana_statemachine::name::{AddressName, HostName};
-use romana_statemachine::version::ADOPTION;
+use romana_statemachine::version::{ADOPTION, VIP_PLACEMENT};
 use romana_statemachine::{Command, Host, Refusal, State};
 
 use super::call::{Call, created};
@@ -94,6 +96,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
         handler!(enrol),
     )
     .body::<EnrolmentBody>(HEARTBEAT_BYTES_MAX),
+    Operation::new(
+        Verb::Post,
+        "/v1/hosts/{name}/vips",
+        "hosts",
+        "Renews a host's leases of virtual IPs, said by its agent. Not in the log: the leader answers, after a quorum \
+         has confirmed that it leads, for which addresses the host may answer and which it has to give up.",
+        &[(200, of::<VipAnswer>)],
+        handler!(renew_vips),
+    )
+    .body::<VipRenewalBody>(HEARTBEAT_BYTES_MAX),
     Operation::new(
         Verb::Get,
         "/v1/heartbeats",
@@ -229,6 +241,25 @@ async fn enrol(call: Call) -> reply::Result {
     let enrol = EnrolAgent { host: name(&call), instance, replaces };
     let change = call.change(Command::EnrolAgent(enrol)).await?;
     reply::ok(change.revision, &change)
+}
+
+async fn renew_vips(call: Call) -> reply::Result {
+    let host = name(&call);
+    let VipRenewalBody { instance, run, sequence, held, subnets } = call.json()?;
+    let replica = call.api.replica();
+    let (known, version, at) = replica
+        .with_state(|state| (state.host(&host).is_some(), state.version(), state.revision()));
+    if version < VIP_PLACEMENT {
+        return Err(Refusal::VersionTooLow { needed: VIP_PLACEMENT, current: version }.into());
+    }
+    if !known {
+        return Err(Refusal::HostNotFound { host }.into());
+    }
+    instance.check()?;
+    let renewal = VipRenewal { host, instance, run, sequence, held, subnets };
+    let answer = replica.vips().renew(renewal, call.deadline).await;
+    let answer = answer.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
+    reply::ok(at, &answer)
 }
 
 async fn heartbeats(call: Call) -> reply::Result {

@@ -3,6 +3,7 @@
 use romana_api::vip::VipBody;
 use romana_api::{Changed, Page};
 use romana_statemachine::command::{VipRef, VipSpec};
+use romana_statemachine::lease::LeaseLeft;
 use romana_statemachine::name::VipName;
 use romana_statemachine::{Command, Refusal, State, Vip};
 
@@ -11,13 +12,14 @@ use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of,
 };
 use super::{list, reply};
+use crate::error::{Code, Failure};
 
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::new(
         Verb::Get,
         "/v1/vips",
         "vips",
-        "VIPs, by name.",
+        "VIPs, by name: which host has each, since when and why.",
         &[(200, of::<Page<Vip>>)],
         handler!(list),
     )
@@ -48,11 +50,26 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[(200, of::<Changed>)],
         handler!(delete),
     ),
+    Operation::new(
+        Verb::Get,
+        "/v1/leases",
+        "vips",
+        "Grants of VIPs that may not be over, as the leader knows them: what is left of each.",
+        &[(200, of::<Page<LeaseLeft>>)],
+        handler!(leases),
+    ),
 ];
 
 async fn list(call: Call) -> reply::Result {
     let state = call.state().await?;
     list::page(&call, &state, state.vips(), |vip: &&Vip| vip.name.clone(), |vip| vip)
+}
+
+async fn leases(call: Call) -> reply::Result {
+    let replica = call.api.replica();
+    let leases = replica.vips().leases(call.deadline).await;
+    let items = leases.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
+    reply::whole(replica.with_state(State::revision), items)
 }
 
 async fn get(call: Call) -> reply::Result {

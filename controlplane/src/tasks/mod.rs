@@ -27,6 +27,7 @@ pub mod reaper;
 pub mod retention;
 pub mod services;
 pub mod versions;
+pub mod vips;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ pub fn standard(services: Vec<IpNet>) -> Vec<Arc<dyn Task>> {
         Arc::new(Passes(retention::Retention)),
         Arc::new(Passes(services::Services { ranges: services })),
         Arc::new(Passes(versions::Versions::default())),
+        Arc::new(vips::Vips),
     ]
 }
 

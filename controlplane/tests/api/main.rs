@@ -12,4 +12,5 @@ mod routes;
 mod schema;
 mod settings;
 mod topologies;
+mod vips;
 mod world;

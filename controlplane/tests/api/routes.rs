@@ -518,6 +518,11 @@ async fn vips_and_views(tour: &mut Tour<'_>) {
     let agent = json!({"instance": "a1", "replaces": null});
     let refused = tour.ask("POST", "/v1/hosts/h1/agent", Some(agent), 409).await;
     assert_eq!(refused["error"]["code"], "VersionTooLow");
+    let renewal =
+        json!({"instance": "a1", "run": 7, "sequence": 1, "subnets": ["192.168.99.0/24"]});
+    let refused = tour.ask("POST", "/v1/hosts/h1/vips", Some(renewal), 409).await;
+    assert_eq!(refused["error"]["code"], "VersionTooLow");
+    tour.ask("GET", "/v1/leases", None, 200).await;
     let found = tour.ask("GET", "/v1/ipam/check", None, 200).await;
     assert_eq!(found["items"][0]["code"], "AddressesUnverified");
     let snapshot = tour.ask("GET", "/v1/snapshot", None, 200).await;

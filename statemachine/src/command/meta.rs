@@ -113,6 +113,9 @@ commands! {
     ImportObject         4      yes         yes    Leader    Sources;
     WithdrawObject       4      no          yes    Leader    Sources;
     FollowKubernetes     4      yes         yes    Operator  Sources;
+    PlaceVip             4      no          no     Leader    Vips;
+    SetVipPools          4      yes         yes    Operator  Topology;
+    RequestVipFromPool   4      yes         yes    Operator  Vips;
 }
 
 impl Command {
@@ -132,6 +135,7 @@ impl Command {
             Self::ImportObject(import) => Some(import.term),
             Self::WithdrawObject(withdraw) => Some(withdraw.term),
             Self::FollowKubernetes(follow) => follow.term,
+            Self::PlaceVip(place) => Some(place.term),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Display, Formatter, Write};
 
-use super::{Kept, LISTED_MAX, List, OneLine, Outline, Shown, Summary, Wanted, labels, more};
+use super::{Kept, LISTED_MAX, List, OneLine, Outline, Shown, Summary, Wanted, Way, labels, more};
 use crate::entry::Record;
 use crate::event::{
     AddressAdopted, AddressAllocated, AddressClaimed, AddressReleased, BlockAssigned,
@@ -77,6 +77,11 @@ impl Display for RestOf<'_> {
                 write!(f, "VipUnassigned {} {} host {}", vip.name, vip.ip, vip.host)
             }
             Event::VipRemoved(vip) => write!(f, "VipRemoved {}", vip.name),
+            Event::VipPlaced(vip) => {
+                let way = Way(vip.from.as_ref(), vip.to.as_ref());
+                write!(f, "VipPlaced {} {} {way} grant {}", vip.name, vip.ip, Span(vip.grant_ms))?;
+                write!(f, " ({})", vip.reason)
+            }
             Event::RouterAssigned(router) => {
                 let (prefix, table) = (router.prefix, &router.table);
                 write!(f, "RouterAssigned {prefix} table {table} host {}", router.host)
@@ -144,6 +149,13 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
         Event::ServicesReserved(reserved) => {
             f.write_str("ServicesReserved")?;
             reserved.ranges.iter().try_for_each(|range| write!(f, " {range}"))
+        }
+        Event::VipPoolsSet(set) => {
+            f.write_str("VipPoolsSet")?;
+            for pool in set.pools.iter().take(LISTED_MAX) {
+                write!(f, " {}={}", pool.name, List("", pool.ranges.iter(), ""))?;
+            }
+            more(f, set.pools.len(), "more pool")
         }
         Event::AgentEnrolled(enrolled) => {
             write!(f, "AgentEnrolled {} of {}", enrolled.instance, enrolled.host)?;

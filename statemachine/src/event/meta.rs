@@ -92,6 +92,8 @@ events! {
     AgentEnrolled         4      yes       Hosts;
     ServicesReserved      4      yes       Topology;
     SourceSet             4      yes       Sources;
+    VipPlaced             4      yes       Vips;
+    VipPoolsSet           4      yes       Topology;
 }
 
 impl Event {

@@ -13,7 +13,7 @@ use crate::command::{ObjectKey, Source};
 use crate::entry::{Millis, Revision, Term};
 use crate::name::{
     AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, SourceUid, TableId,
-    TenantId, VipName,
+    TenantId, VipName, VipPoolName,
 };
 use crate::plural;
 use crate::time::Span;
@@ -407,4 +407,38 @@ refusals! {
     OtherKubernetes { cluster: SourceUid, followed: SourceUid }
         => Conflict, "the objects of Kubernetes cluster {cluster} are not imported: those of {followed} are";
         "Correct the kubeconfig of romanad. If the cluster was made anew: romana kubernetes confirm UID.";
+    /// Another host has the VIP than the command expects.
+    VipHolderDiffers {
+        vip: VipName,
+        /// The host that has it, if any.
+        holder: Option<HostName>,
+        /// The revision since which it has it, or none has it.
+        since: Revision,
+    }
+        => Conflict, "VIP {vip} is with {} since r{since}, not as the command expects it", holder.as_ref().map_or("no host", HostName::as_str);
+        "Nothing: the leader's task decides again.";
+    /// The command was replaced by another one.
+    CommandReplaced {
+        command: String,
+        replacement: String,
+        /// The version from which on it is refused.
+        version: u16,
+    }
+        => Conflict, "from version {version} on, {replacement} replaces {command}";
+        "Nothing: the leader's task decides where VIPs are; a VIP is moved by its candidates or by draining its host.";
+    /// No pool has the name, or addresses of the family.
+    VipPoolNotFound {
+        /// What was asked for, such as `with IPv6 addresses`.
+        wanted: String,
+    }
+        => NotFound, "there is no VIP pool {wanted}";
+        "Add the pool with SetVipPools, or ask for an address by its ip.";
+    /// A range of a pool contains addresses that are not for VIPs, or that another pool has.
+    VipPoolTaken { cidr: IpNet, by: String }
+        => Conflict, "VIPs cannot get addresses of {cidr}: it shares addresses with {by}";
+        "Choose a range of the hosts' subnets that no network, service range or other pool has.";
+    /// All addresses of the pools are in use.
+    VipPoolsExhausted { pools: Vec<VipPoolName> }
+        => Exhausted, "no address is left for a VIP in {}", Several(pools);
+        "Add a range to the pool, or remove VIPs that are not needed.";
 }

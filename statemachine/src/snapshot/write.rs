@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use serde::ser::{SerializeSeq, SerializeTuple};
 use serde::{Serialize, Serializer};
 
-use super::{Snapshot2, Snapshot3, Snapshot4, Snapshot5};
+use super::{Snapshot2, Snapshot3, Snapshot4, Snapshot5, Vip1};
 use crate::entry::{Digest, Index, Millis, Term};
 use crate::ipam::Block;
 use crate::state::State;
@@ -66,7 +66,7 @@ impl Serialize for Content<'_> {
         }))?;
         parts.serialize_element(&seq(|| state.policies()))?;
         parts.serialize_element(&seq(|| state.endpoints()))?;
-        parts.serialize_element(&seq(|| state.vips()))?;
+        parts.serialize_element(&seq(|| state.vips().map(Vip1::of)))?;
         parts.serialize_element(&seq(|| state.routers()))?;
         parts.serialize_element(&seq(|| state.vip_fences.iter()))?;
         parts.end()

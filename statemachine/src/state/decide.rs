@@ -36,7 +36,7 @@ impl State {
             Command::SetTopology(spec) => topology::decide_set(self, spec, now),
             Command::AddBlackout(blackout) => ipam::decide_blackout(self, blackout),
             Command::RemoveBlackout(blackout) => ipam::decide_unblackout(self, blackout),
-            Command::ChangeSettings(change) => self.settings.decide(change),
+            Command::ChangeSettings(change) => settings::decide(self, change),
             Command::RaiseVersion(raise) => version::decide_raise(self, raise.version),
             Command::AddHost(spec) => host::decide_add(self, spec),
             Command::UpdateHost(change) => host::decide_update(self, change),
@@ -75,6 +75,9 @@ impl State {
             Command::ImportObject(import) => source::decide_import(self, import),
             Command::WithdrawObject(withdraw) => source::decide_withdraw(self, withdraw, now),
             Command::FollowKubernetes(follow) => source::decide_follow(self, follow),
+            Command::PlaceVip(place) => vip::decide_place(self, place),
+            Command::SetVipPools(set) => vip::decide_pools(self, set),
+            Command::RequestVipFromPool(request) => vip::decide_from_pool(self, request),
         }
     }
 }

@@ -73,6 +73,8 @@ impl State {
                 self.ipam.services = reserved.ranges.iter().copied().collect();
             }
             Event::SourceSet(set) => self.evolve_source(set),
+            Event::VipPlaced(placed) => vip::evolve_placed(self, placed),
+            Event::VipPoolsSet(set) => vip::evolve_pools(self, set),
         }
     }
 }

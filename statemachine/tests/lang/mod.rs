@@ -14,6 +14,9 @@
 //! policy JSON (the model) | document JSON (as operators write it) | policy remove NAME
 //! endpoint set IP on HOST for TENANT/SEGMENT [port:NAME=tcp/80 …] [label=value …]   endpoint remove IP
 //! vip request NAME IP [HOST …] | assign NAME HOST [term=N] | unassign NAME [term=N] | remove NAME
+//! vip pools [NAME=RANGE,… …]                    vip pooled NAME [pool=NAME] [family=ipv4|ipv6] [HOST …]
+//! vip place NAME FROM TO REASON [since=REVISION] [agent=ID] [term=N]       (`-`: no host)
+//! show moves [HOST=SUBNET,… …]   where VIPs are to go, if the agents of these hosts renew
 //! router assign PREFIX TABLE HOST [term=N]      router unassign PREFIX TABLE [term=N]
 //! version N                                     do JSON (any command, as in POST /v1/batch)
 //! restore CLUSTER from SOURCE                   (continues as a new cluster)
@@ -27,9 +30,9 @@ use std::net::IpAddr;
 use romana_statemachine::command::{
     AllocateAddress, AssignRouter, AssignVip, Attached, Blackout, ClaimReserve, EndCooldowns,
     Endpoint, EndpointRef, HostChange, HostReport, HostSource, HostSpec, HostState, NamedPort,
-    PolicyRef, RaiseVersion, ReleaseAddress, RemoveHost, ReportAttachments, SegmentRef,
-    SegmentSpec, SetHostState, SettingsChange, TenantRef, TenantSpec, UnassignRouter, UnassignVip,
-    VipRef, VipSpec,
+    PlaceVip, PolicyRef, RaiseVersion, ReleaseAddress, RemoveHost, ReportAttachments, SegmentRef,
+    SegmentSpec, SetHostState, SetVipPools, SettingsChange, TenantRef, TenantSpec, UnassignRouter,
+    UnassignVip, VipFromPool, VipPoolSpec, VipRef, VipSpec,
 };
 use romana_statemachine::policy::document;
 use romana_statemachine::topology::{TopologySpec, builtin};
@@ -304,8 +307,23 @@ fn endpoint(args: &mut Args) -> Result<Command, String> {
 
 fn vip(args: &mut Args, term: u64) -> Result<Command, String> {
     let verb = args.next()?;
+    if verb == "pools" {
+        let pool = |(name, ranges): (String, String)| {
+            let ranges = ranges.split(',').map(String::from).collect();
+            VipPoolSpec { name: name.into(), ranges }
+        };
+        let pools = args.labels_in_order().into_iter().map(pool).collect();
+        return Ok(Command::SetVipPools(SetVipPools { pools }));
+    }
     let name = args.next()?.into();
     Ok(match verb.as_str() {
+        "pooled" => {
+            let pool = args.take("pool").map(Into::into);
+            let family = args.take("family").map(|family| json(&format!("\"{family}\"")));
+            let family = family.transpose()?;
+            let candidates = args.rest().into_iter().map(Into::into).collect();
+            Command::RequestVipFromPool(VipFromPool { name, pool, family, candidates })
+        }
         "request" => {
             let ip = ip(&args.next()?)?;
             let candidates = args.rest().into_iter().map(Into::into).collect();
@@ -314,6 +332,15 @@ fn vip(args: &mut Args, term: u64) -> Result<Command, String> {
         "assign" => {
             let term = args.term(term)?;
             Command::AssignVip(AssignVip { name, host: args.next()?.into(), term: Term(term) })
+        }
+        "place" => {
+            let term = args.term(term)?;
+            let mut host = || args.next().map(|name| (name != "-").then(|| name.into()));
+            let (from, to) = (host()?, host()?);
+            let since = args.take("since").map(|since| number(&since)).transpose()?.map(Revision);
+            let agent = args.take("agent").map(Into::into);
+            let reason = json(&format!("\"{}\"", args.next()?))?;
+            Command::PlaceVip(PlaceVip { name, from, since, to, agent, reason, term: Term(term) })
         }
         "unassign" => Command::UnassignVip(UnassignVip { name, term: Term(args.term(term)?) }),
         _ => Command::RemoveVip(VipRef { name }),

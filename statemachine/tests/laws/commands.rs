@@ -152,6 +152,18 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
             term + stale / 7
         ))
     });
+    let reason = prop_oneof![Just("first"), Just("holder_silent"), Just("grant_changed")];
+    let agent = prop_oneof![2 => Just("null"), 1 => Just("\"i0\""), 1 => Just("\"i1\"")];
+    let place = (0..3, 0..5, 0..5, agent, reason, 0..8u64);
+    let place = place.prop_map(move |(v, from, to, agent, reason, stale)| {
+        let host = |n: i32| if n == 4 { "null".to_string() } else { format!("\"h{n}\"") };
+        json(format!(
+            r#"{{"PlaceVip":{{"name":"v{v}","from":{},"to":{},"agent":{agent},"reason":"{reason}","term":{}}}}}"#,
+            host(from),
+            host(to),
+            term + stale / 7
+        ))
+    });
     let unassign = (0..3)
         .prop_map(move |v| json(format!(r#"{{"UnassignVip":{{"name":"v{v}","term":{term}}}}}"#)));
     let remove = (0..3).prop_map(|v| json(format!(r#"{{"RemoveVip":{{"name":"v{v}"}}}}"#)));
@@ -159,7 +171,16 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
         true => json(format!(r#"{{"AssignRouter":{{"prefix":"10.0.0.0/26","table":"r{table}","host":"h{host}","term":{term}}}}}"#)),
         false => json(format!(r#"{{"UnassignRouter":{{"prefix":"10.0.0.0/26","table":"r{table}","term":{term}}}}}"#)),
     });
-    prop_oneof![2 => request, 6 => assign, 1 => unassign, 1 => remove, 1 => router]
+    let pools =
+        select(vec!["10.0.0.4/30", "10.0.0.0/30\",\"10.9.0.0/30", "10.9.0.0/31", "fd00::/126"]);
+    let pools = pools.prop_map(|ranges| {
+        json(format!(r#"{{"SetVipPools":{{"pools":[{{"name":"p","ranges":["{ranges}"]}}]}}}}"#))
+    });
+    let pooled =
+        (0..3).prop_map(|v| json(format!(r#"{{"RequestVipFromPool":{{"name":"v{v}"}}}}"#)));
+    prop_oneof![
+        2 => request, 6 => assign, 9 => place, 1 => unassign, 1 => remove, 3 => router, 1 => pools, 1 => pooled
+    ]
 }
 
 /// Objects from outside: two sources, which want and give up the objects that operators make as well.

@@ -55,7 +55,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::{ReplicaConfig, StartError, Tuning};
 pub use fault::FaultKind;
-pub use handles::{Agents, Clocks, Evidence, Health, Leadership, Members, Reads, Snapshots};
+pub use handles::{Agents, Clocks, Evidence, Health, Leadership, Members, Reads, Snapshots, Vips};
 pub use known::clocks::{ClocksStatus, WallClock};
 pub use members::{Change, Membership, next_change};
 pub use peer::facts::Facts;

@@ -19,6 +19,7 @@ use crate::raft::config::{ReplicaConfig, StartError, Tuning};
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::{Clocks, Exchange};
 use crate::raft::known::heartbeats::{self, Pulse};
+use crate::raft::known::leases::Leases;
 use crate::raft::known::peers::{Peers, Poll};
 use crate::raft::known::positions::{self, ParticipationGate, Positions};
 use crate::raft::known::quorum;
@@ -104,12 +105,14 @@ impl Replica {
             pods: OnceLock::new(),
             problems: Problems::default(),
             pulse: Pulse::default(),
+            leases: Leases::default(),
             clocks,
             positions,
             gate: ParticipationGate::new(fresh),
             missing,
         });
         let reads = reads(&host, &links);
+        host.leases.confirm_by(reads.clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let replica = Self(Arc::new(Shared {
             host,

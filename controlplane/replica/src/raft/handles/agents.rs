@@ -86,7 +86,7 @@ impl Agents<'_> {
     }
 
     /// The leader's answer; this replica may be the leader.
-    async fn ask_leader(
+    pub(super) async fn ask_leader(
         self,
         ask: PeerRequest,
         deadline: Instant,
@@ -102,6 +102,6 @@ impl Agents<'_> {
     }
 }
 
-fn unavailable(why: &str) -> ReadError {
+pub(super) fn unavailable(why: &str) -> ReadError {
     ReadError::Unavailable { why: why.into() }
 }

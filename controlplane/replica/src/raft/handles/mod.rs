@@ -5,6 +5,7 @@
 //!   health       readiness and fault                                     agents     heartbeats, pods
 //!   members      status, changes, this replica's claim                   snapshots  the newest, and a new one
 //!   leadership   watch, transfer, hand over                              evidence   checkpoints, proofs
+//!   vips         leases of virtual IPs
 //! ```
 
 mod agents;
@@ -15,6 +16,7 @@ mod leadership;
 mod members;
 mod reads;
 mod snapshots;
+mod vips;
 
 pub use agents::Agents;
 pub use clocks::Clocks;
@@ -24,6 +26,7 @@ pub use leadership::Leadership;
 pub use members::Members;
 pub use reads::Reads;
 pub use snapshots::Snapshots;
+pub use vips::Vips;
 
 use crate::raft::{Replica, Shared};
 
@@ -70,6 +73,12 @@ impl Replica {
         Agents(&self.0)
     }
 
+    /// Leases of virtual IPs.
+    #[must_use]
+    pub fn vips(&self) -> Vips<'_> {
+        Vips(&self.0)
+    }
+
     /// Snapshots of the state.
     #[must_use]
     pub fn snapshots(&self) -> Snapshots<'_> {
@@ -85,6 +94,10 @@ impl Shared {
 
     pub(in crate::raft) fn members(&self) -> Members<'_> {
         Members(self)
+    }
+
+    pub(in crate::raft) fn agents(&self) -> Agents<'_> {
+        Agents(self)
     }
 
     pub(in crate::raft) fn leadership(&self) -> Leadership<'_> {

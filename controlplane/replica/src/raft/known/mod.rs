@@ -2,6 +2,7 @@
 
 pub(super) mod clocks;
 pub(super) mod heartbeats;
+pub(super) mod leases;
 pub(super) mod peers;
 pub(super) mod positions;
 pub(super) mod quorum;

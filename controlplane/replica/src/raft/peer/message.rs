@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
 use romana_statemachine::agent::{Heartbeat, HeartbeatAge, PodRef, RefusedAgent};
+use romana_statemachine::lease::{LeaseLeft, VipAnswer, VipRenewal};
 use romana_statemachine::name::SegmentId;
 use romana_statemachine::{Digest, Outcome, Printable, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
@@ -152,6 +153,10 @@ pub(in crate::raft) enum PeerRequest {
     Beginning,
     /// To the leader: request the segment of a pod. Since version 4.
     PodSegment(PodRef),
+    /// To the leader: a host renews its leases of VIPs. Since version 4.
+    RenewVips(VipRenewal),
+    /// To the leader: request the grants of VIPs. Since version 4.
+    VipLeases,
 }
 
 /// A response to a [`PeerRequest`].
@@ -180,6 +185,10 @@ pub(in crate::raft) enum PeerResponse {
     Beginning(Result<Beginning, String>),
     /// The segment of a pod, if the leader knows the pod; `None`: it no longer leads.
     PodSegment(Option<Option<SegmentId>>),
+    /// What the host is granted, or why the leader cannot tell.
+    VipsRenewed(Result<VipAnswer, String>),
+    /// The grants that may not be over; `None`: it no longer leads.
+    VipLeases(Option<Vec<LeaseLeft>>),
 }
 
 impl PeerResponse {
@@ -201,6 +210,8 @@ impl PeerResponse {
             Self::RefusedAgents(_) => "agents that were refused",
             Self::Beginning(_) => "where a history begins",
             Self::PodSegment(_) => "the segment of a pod",
+            Self::VipsRenewed(_) => "an answer to a renewal",
+            Self::VipLeases(_) => "leases",
         };
         format!("the answer does not fit the question: it is {of}")
     }

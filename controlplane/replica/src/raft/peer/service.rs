@@ -21,6 +21,7 @@ use crate::pods::Pods;
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::Clocks;
 use crate::raft::known::heartbeats::Pulse;
+use crate::raft::known::leases::Leases;
 use crate::raft::known::positions::{ParticipationGate, Positions};
 use crate::raft::known::view::View;
 use crate::raft::peer::bounds::Implausible;
@@ -59,6 +60,8 @@ pub(in crate::raft) struct PeerService {
     pub(in crate::raft) problems: Problems,
     /// Heartbeats of the agents.
     pub(in crate::raft) pulse: Pulse,
+    /// Leases of VIPs.
+    pub(in crate::raft) leases: Leases,
     pub(in crate::raft) clocks: Clocks,
     /// Known positions of the other replicas.
     pub(in crate::raft) positions: Positions,
@@ -95,7 +98,9 @@ impl PeerService {
             | PeerRequest::Refused(_)
             | PeerRequest::RefusedAgents
             | PeerRequest::PodSegment(_)
-            | PeerRequest::Beginning => Ok(()),
+            | PeerRequest::Beginning
+            | PeerRequest::RenewVips(_)
+            | PeerRequest::VipLeases => Ok(()),
         }
     }
 
@@ -159,6 +164,10 @@ impl PeerService {
             }
             PeerRequest::Beginning => PeerResponse::Beginning(self.beginning().await),
             PeerRequest::PodSegment(pod) => PeerResponse::PodSegment(self.pod_segment(&pod).await),
+            PeerRequest::RenewVips(renewal) => {
+                PeerResponse::VipsRenewed(self.renew_vips(&renewal).await)
+            }
+            PeerRequest::VipLeases => PeerResponse::VipLeases(self.vip_leases()),
         }
     }
 

@@ -8,6 +8,7 @@ mod hostile;
 mod older;
 mod retention;
 mod storage;
+mod vips;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

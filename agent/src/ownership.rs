@@ -61,6 +61,8 @@ pub const HOST_FILE: &str = "host";
 pub const OF_KUBERNETES_FILE: &str = "of-kubernetes";
 /// Next to the socket: the revision up to which connections of released addresses are deleted.
 pub const FOLLOWED_FILE: &str = "followed";
+/// In the state directory: says which watchdog of VIPs is the last one.
+pub const WATCHDOG_FILE: &str = "vip-watchdog";
 /// In the state directory: locked by the running agent.
 pub const LOCK_FILE: &str = "lock";
 /// Default state directory.

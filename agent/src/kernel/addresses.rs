@@ -171,7 +171,9 @@ fn message(ip: IpAddr, link: u32, seconds: Option<u32>) -> AddressMessage {
         // It is deprecated: clients reach it, and the host does not choose it as a source.
         lifetime.ifa_preferred = 0;
         message.attributes.push(AddressAttribute::CacheInfo(lifetime));
-        message.attributes.push(AddressAttribute::Protocol(AddressProtocol::from(ADDRESS_PROTOCOL)));
+        message
+            .attributes
+            .push(AddressAttribute::Protocol(AddressProtocol::from(ADDRESS_PROTOCOL)));
         if ip.is_ipv6() {
             // The lease is what makes it unique.
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));

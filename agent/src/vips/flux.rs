@@ -42,7 +42,9 @@ fn provide(sysctls: &Sysctls, link: &str, name: &str, least: u8, set: bool) -> O
         return None;
     }
     if !set {
-        return Some(format!("is less than {least}: set it, or start the agent with --set-sysctls"));
+        return Some(format!(
+            "is less than {least}: set it, or start the agent with --set-sysctls"
+        ));
     }
     let written = sysctls.write(&format!("net/ipv4/conf/{link}/{name}"), &least.to_string());
     written.err().map(|error| format!("cannot be set to {least}: {error}"))

@@ -97,8 +97,11 @@ mod tests {
         let ip: Ipv6Addr = "fd77::100".parse().unwrap();
         let frame = &announcements(ip.into(), MAC)[0];
         assert_eq!(frame.len(), 14 + 40 + 32);
-        assert_eq!(hex(&frame[..22]), "3333000000010200000000\
-            0786dd6000000000203aff");
+        assert_eq!(
+            hex(&frame[..22]),
+            "3333000000010200000000\
+            0786dd6000000000203aff"
+        );
         let message = &frame[54..];
         assert_eq!((message[0], message[4]), (136, 0x20));
         assert_eq!(message[8..24], ip.octets());

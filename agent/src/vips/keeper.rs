@@ -73,13 +73,13 @@ impl Keeper {
     pub fn take(&mut self, order: &Order, now: Duration) -> Vec<Write> {
         let mut writes = Vec::new();
         for (ip, link) in &order.release {
-            writes.extend(self.drop(*ip).filter(|other| other != link).map(remove(*ip)));
+            writes.extend(self.forget(*ip).filter(|other| other != link).map(remove(*ip)));
             writes.push(Write::Remove { ip: *ip, link: *link });
         }
         for hold in order.hold.iter().filter(|hold| hold.until > now) {
             let (ip, link) = (hold.ip, hold.link);
             if self.0.get(&ip).is_some_and(|held| held.hold.link != link) {
-                writes.extend(self.drop(ip).map(remove(ip)));
+                writes.extend(self.forget(ip).map(remove(ip)));
             }
             let seconds = lifetime(hold.until.saturating_sub(now));
             let here = self.0.get(&ip).is_some_and(|held| held.here);
@@ -101,7 +101,7 @@ impl Keeper {
     }
 
     /// Forgets an address. Returns the link that has it.
-    fn drop(&mut self, ip: IpAddr) -> Option<u32> {
+    fn forget(&mut self, ip: IpAddr) -> Option<u32> {
         self.0.remove(&ip).filter(|held| held.here).map(|held| held.hold.link)
     }
 
@@ -235,10 +235,8 @@ mod tests {
         let add = keeper.take(&hold(LINK, 1_000), ms(0));
         done(&mut keeper, &add);
         let moved = keeper.take(&hold(3, 1_250), ms(250));
-        let expected = [
-            Write::Remove { ip: ip(), link: LINK },
-            Write::Add { ip: ip(), link: 3, seconds: 1 },
-        ];
+        let expected =
+            [Write::Remove { ip: ip(), link: LINK }, Write::Add { ip: ip(), link: 3, seconds: 1 }];
         assert_eq!(moved, expected);
     }
 

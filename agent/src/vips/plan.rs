@@ -73,8 +73,7 @@ pub fn plan(
         plan.place(*ip, *until, facts, only);
     }
     for found in &facts.addresses {
-        let wanted =
-            plan.hold.iter().any(|place| (place.ip, place.link) == (found.ip, found.link));
+        let wanted = plan.hold.iter().any(|place| (place.ip, place.link) == (found.ip, found.link));
         if found.ours && (found.failed || !wanted && !spared.contains(&found.ip)) {
             plan.remove.push((found.ip, found.link));
         } else if !found.ours && vips.contains(&found.ip) {
@@ -102,7 +101,9 @@ impl Plan {
         // Of equal ones, the first.
         let best = fits.min_by_key(|(length, link)| (u8::MAX - length, link.index));
         let Some((link, mac)) = best.and_then(|(_, link)| Some((link, link.mac?))) else {
-            let why = format!("no link that is up has the subnet of VIP {ip}: this host cannot answer for it");
+            let why = format!(
+                "no link that is up has the subnet of VIP {ip}: this host cannot answer for it"
+            );
             self.problems.push((NO_LINK, why));
             return;
         };

@@ -21,7 +21,7 @@ use super::frames::announcements;
 use super::keeper::{Keeper, Order, Report};
 use crate::kernel::addresses::{self, Write};
 use crate::kernel::announce::Announcer;
-use crate::state_dir::is_locked;
+use crate::ownership::WATCHDOG_FILE;
 
 /// An order about several thousand addresses is shorter, bytes.
 const LINE_MAX: usize = 4 << 20;
@@ -35,13 +35,17 @@ struct Watchdog {
 }
 
 /// Runs the watchdog: orders come on standard input, reports go to standard output. After the end of the input it goes on
-/// until all grants are over, unless another agent has taken the state directory: that one holds the addresses then.
+/// until all grants are over, or until the next run of the agent has a watchdog: that one has the addresses then.
 ///
 /// # Errors
 /// The input is not that of an agent, or the kernel refuses a timer.
 pub fn run(state_dir: &Path) -> io::Result<()> {
     let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
     let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
+    let (file, own) = (state_dir.join(WATCHDOG_FILE), rand::random::<u64>().to_string());
+    // Without the file, the next one renews what this one has removed.
+    _ = std::fs::write(&file, &own);
+    let is_replaced = || std::fs::read_to_string(&file).is_ok_and(|last| last != own);
     let announcer = Announcer::open();
     let mut watchdog = Watchdog { keeper: Keeper::default(), announcer, timer };
     let stdin = io::stdin();
@@ -54,7 +58,7 @@ pub fn run(state_dir: &Path) -> io::Result<()> {
                 tell(&report);
             }
         }
-        if !open && is_locked(state_dir) {
+        if !open && is_replaced() {
             return Ok(());
         }
         let mut report = Report::default();
@@ -124,7 +128,9 @@ impl Watchdog {
             Ok(outcomes) => self.keeper.written(writes, outcomes, report),
             Err(error) => {
                 let ips = writes.iter().map(|write| match write {
-                    Write::Add { ip, .. } | Write::Renew { ip, .. } | Write::Remove { ip, .. } => *ip,
+                    Write::Add { ip, .. } | Write::Renew { ip, .. } | Write::Remove { ip, .. } => {
+                        *ip
+                    }
                 });
                 report.failed.extend(ips.map(|ip| (ip, error.to_string())));
             }
@@ -138,11 +144,12 @@ impl Watchdog {
 
     fn announce(&mut self, report: &mut Report) {
         for (ip, link, mac) in self.keeper.announce(clock::now()) {
-            let sent = self.announcer.as_ref().map_err(io::Error::to_string).and_then(|announcer| {
-                let frames = announcements(ip, mac);
-                let sent = frames.iter().try_for_each(|frame| announcer.send(link, frame));
-                sent.map_err(|error| error.to_string())
-            });
+            let sent =
+                self.announcer.as_ref().map_err(io::Error::to_string).and_then(|announcer| {
+                    let frames = announcements(ip, mac);
+                    let sent = frames.iter().try_for_each(|frame| announcer.send(link, frame));
+                    sent.map_err(|error| error.to_string())
+                });
             if let Err(why) = sent {
                 report.failed.push((ip, format!("cannot announce it: {why}")));
             }

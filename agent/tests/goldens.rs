@@ -12,6 +12,9 @@ use romana_agent::routes::{
 use romana_agent::view::{Block, Host, View};
 use romana_statemachine::command::HostState;
 
+#[path = "goldens/vips.rs"]
+mod vips;
+
 #[derive(Default)]
 struct Case {
     view: Option<View>,
@@ -117,13 +120,18 @@ fn show_change(change: &Change) -> String {
 
 #[test]
 fn routes_are_planned_as_the_goldens_say() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/routes");
+    compare("routes", |input| Case::read(input).print());
+}
+
+/// Compares what is printed for each input in a folder of goldens with what it says.
+fn compare(folder: &str, print: impl Fn(&str) -> String) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(folder);
     let mut cases = 0;
     for entry in fs::read_dir(&dir).expect("goldens") {
         let path = entry.expect("a file").path();
         let text = fs::read_to_string(&path).expect("text");
         let (input, expected) = text.split_once("---\n").unwrap_or((&text, ""));
-        let printed = Case::read(input).print();
+        let printed = print(input);
         if std::env::var_os("BLESS").is_some() {
             fs::write(&path, format!("{input}---\n{printed}")).expect("written");
         } else {

@@ -50,7 +50,7 @@ pub struct Report {
     pub number: u64,
     /// Addresses that the kernel does not have any more.
     pub gone: Vec<IpAddr>,
-    /// What failed, and why.
+    /// Addresses that could not be set, removed or announced, with the reason of each.
     pub failed: Vec<(IpAddr, String)>,
 }
 

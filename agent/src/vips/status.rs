@@ -25,7 +25,7 @@ pub struct HeldVip {
     pub ip: IpAddr,
     /// Its name; empty: the log has none for this address as far as it was followed.
     pub name: String,
-    /// The link that has it.
+    /// Name of the interface.
     pub link: String,
     /// For how long it is granted, milliseconds.
     pub left_ms: u64,

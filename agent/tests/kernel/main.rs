@@ -29,3 +29,4 @@ mod reconciliation;
 mod routes;
 mod trouble;
 mod upgrade;
+mod vips;

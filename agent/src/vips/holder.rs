@@ -48,6 +48,8 @@ pub const RENEWAL_MAX: Duration = Duration::from_millis(500);
 const LEFTOVER_MAX: Duration = Duration::from_secs(2);
 /// Links and addresses are read this often, besides on changes.
 const LOOK: Duration = Duration::from_secs(5);
+/// After a failure, they are read again, and the watchdog is told again.
+const RETRY: Duration = Duration::from_millis(200);
 /// The watchdog has removed an address by then after the end of its grant.
 const GRACE: Duration = Duration::from_millis(20);
 /// Messages of problems of one kind.
@@ -120,11 +122,17 @@ impl Holder {
         let mut asked: Option<BoxFuture<'static, Asked>> = None;
         let mut due = Instant::now();
         loop {
+            let wanted = self.is_wanted();
             if asked.is_none() && due <= Instant::now() {
                 due = Instant::now() + self.period();
-                asked = self.is_wanted().then(|| self.ask());
+                asked = wanted.then(|| self.ask());
             }
-            let waits = self.waits(due, asked.is_some());
+            match wanted {
+                true if self.look <= Instant::now() => self.settle(Vec::new()).await,
+                true => {}
+                false => self.say(&Plan::default()),
+            }
+            let waits = self.waits(due, asked.is_some(), wanted);
             tokio::select! {
                 () = stop.cancelled() => return,
                 (sequence, answer) = pending(&mut asked) => {
@@ -142,10 +150,7 @@ impl Holder {
                     Ok(()) => due = Instant::now(),
                     Err(_) => return,
                 },
-                () = self.needs.news.notified() => {
-                    self.look = Instant::now();
-                    self.settle(Vec::new()).await;
-                }
+                () = self.needs.news.notified() => self.look = Instant::now(),
                 report = heard(&mut self.watchdog) => match report {
                     Ok(report) => self.reported(report, false),
                     Err(error) => self.without_watchdog(&error.to_string()).await,
@@ -158,9 +163,10 @@ impl Holder {
         }
     }
 
-    /// When something is to be done next: a renewal, or the end of a grant.
-    fn waits(&self, due: Instant, asked: bool) -> Instant {
+    /// When something is to be done next: a renewal, a look at the kernel, or the end of a grant.
+    fn waits(&self, due: Instant, asked: bool, wanted: bool) -> Instant {
         let renewal = if asked { Instant::now() + RENEWAL_MAX } else { due };
+        let renewal = if wanted { renewal.min(self.look) } else { renewal };
         let end = self.leases.next_end().map(|end| end.max(self.spared_until()));
         let left = end.map(|end| end.saturating_sub(clock::now()) + GRACE);
         left.map_or(renewal, |left| renewal.min(Instant::now() + left))
@@ -260,7 +266,8 @@ impl Holder {
 
     /// Brings the kernel to what is held; `release`: addresses to remove.
     async fn settle(&mut self, release: Vec<IpAddr>) {
-        if self.look <= Instant::now() {
+        // Another watchdog has to know what is there.
+        if self.look <= Instant::now() || self.watchdog.is_none() {
             self.read().await;
         }
         let now = clock::now();
@@ -272,6 +279,9 @@ impl Holder {
         self.say(&plan);
         let given_up = release.iter().filter_map(|ip| Some((*ip, *self.places.get(ip)?)));
         let mut order = Order { release: given_up.collect(), ..Order::default() };
+        if !plan.remove.is_empty() {
+            self.look_soon();
+        }
         order.release.extend(plan.remove.iter().filter(|found| !release.contains(&found.0)));
         // Nothing is in the kernel of those without a place.
         for ip in release.iter().filter(|ip| !self.places.contains_key(*ip)) {
@@ -321,8 +331,11 @@ impl Holder {
         if let Some(watchdog) = self.watchdog.take() {
             watchdog.kill().await;
         }
-        // The next one has to know what is there.
-        self.look = Instant::now();
+        self.look_soon();
+    }
+
+    fn look_soon(&mut self) {
+        self.look = self.look.min(Instant::now() + RETRY);
     }
 
     /// Removes addresses without a watchdog.
@@ -360,7 +373,7 @@ impl Holder {
         let failed = report.failed.iter().map(|(ip, why)| format!("VIP {ip}: {why}")).collect();
         self.problem(KERNEL, failed);
         if !report.failed.is_empty() {
-            self.look = Instant::now();
+            self.look_soon();
         }
         self.needs.status.send_replace(self.holding.clone());
     }
@@ -409,7 +422,10 @@ impl Holder {
                 (self.facts, self.look) = (facts, Instant::now() + LOOK);
                 self.needs.problems.set(PART, UNREAD, None);
             }
-            Err(error) => self.needs.problems.set(PART, UNREAD, Some(chain(&error))),
+            Err(error) => {
+                self.look = Instant::now() + RETRY;
+                self.needs.problems.set(PART, UNREAD, Some(chain(&error)));
+            }
         }
     }
 }

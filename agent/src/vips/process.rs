@@ -60,7 +60,7 @@ impl Process {
                 all.gone.extend(report.gone);
                 all.failed.extend(report.failed);
                 if report.number == order.number {
-                    return Ok(all);
+                    return Ok::<Report, io::Error>(all);
                 }
             }
         };

@@ -397,6 +397,8 @@ fn restarts_and_leftovers_of_an_agent_in_namespaces() {
     // Killed together with its watchdog: the kernel removes both addresses.
     let holder = site.holder(vip(100));
     let watchdog = site.watchdog(&holder).expect("it runs");
+    // One that goes on would start another watchdog.
+    signal("-STOP", site.lab.agent_process(&holder));
     signal("-KILL", watchdog);
     site.lab.kill_agent(&holder);
     let killed = Instant::now();

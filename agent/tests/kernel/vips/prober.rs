@@ -134,7 +134,9 @@ async fn ask_udp(vips: &[IpAddr], stop: &AtomicBool, seen: &Mutex<BTreeMap<IpAdd
     };
     let socket = UdpSocket::bind((any, 0)).await.expect("a socket");
     let mut sent = BTreeMap::<u64, Instant>::new();
-    let (mut clock, mut number, mut bytes) = (interval(PERIOD), 0_u64, [0; 16]);
+    // Many at once are asked less often.
+    let period = PERIOD * (1 + u32::try_from(vips.len() / 20).expect("a few"));
+    let (mut clock, mut number, mut bytes) = (interval(period), 0_u64, [0; 16]);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !stop.load(Ordering::Relaxed) {
         tokio::select! {

@@ -418,7 +418,12 @@ impl Holder {
 
     async fn read(&mut self) {
         match addresses::read(&self.needs.handle).await {
-            Ok(facts) => {
+            Ok(mut facts) => {
+                for found in &mut facts.addresses {
+                    // Before Linux 5.18 an address has no protocol: what this run has added is ours.
+                    let place = self.places.get(&found.ip) == Some(&found.link);
+                    found.ours |= place && self.holding.held.contains_key(&found.ip);
+                }
                 (self.facts, self.look) = (facts, Instant::now() + LOOK);
                 self.needs.problems.set(PART, UNREAD, None);
             }

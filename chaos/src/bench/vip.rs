@@ -39,10 +39,11 @@ trait Cluster {
     fn restore(&mut self, host: usize) -> Result<()>;
 }
 
+/// Dropped in this order, so that nothing runs without its files.
 struct Romana<'a> {
+    hosts: Vec<Namespace>,
     site: Site<'a>,
     romana: PathBuf,
-    hosts: Vec<Namespace>,
 }
 
 /// Agents enforce no policy: they would have to find the packet filter first.
@@ -82,8 +83,8 @@ impl Cluster for Romana<'_> {
 }
 
 struct Keepalived {
-    switch: Namespace,
     hosts: Vec<Namespace>,
+    switch: Namespace,
     dir: tempfile::TempDir,
     /// Seconds between advertisements.
     interval: f64,

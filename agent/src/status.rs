@@ -184,7 +184,10 @@ impl Status {
             ));
         }
         for HeldVip { ip, name, link, left_ms } in &self.vips.held {
-            text.push_str(&format!("vip         {name} {ip} on {link}, for {left_ms} ms\n"));
+            let (seconds, tenths) = (left_ms / 1000, left_ms % 1000 / 100);
+            text.push_str(&format!(
+                "vip         {name} {ip} on {link}, granted for {seconds}.{tenths} s\n"
+            ));
         }
         for (block, why) in &self.skipped {
             text.push_str(&format!("no route    {block}: {why}\n"));

@@ -63,6 +63,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Holds virtual IPs for the agent, which starts it
+    #[command(hide = true)]
+    VipWatchdog,
 }
 
 /// Longer than an upgrade or reboot of a host takes.
@@ -132,6 +135,12 @@ struct Given {
     /// Which iptables [default: auto, that in which this host has rules].
     #[arg(long, env = "ROMANA_AGENT_IPTABLES", value_name = "WHICH")]
     iptables: Option<Backend>,
+    /// Answer for the virtual IPs that are placed on this host [default: true].
+    #[arg(long, env = "ROMANA_AGENT_VIPS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    vips: Option<bool>,
+    /// Link for virtual IPs [default: for each, the one that has its subnet].
+    #[arg(long, env = "ROMANA_AGENT_VIP_LINK", value_name = "NAME")]
+    vip_link: Option<String>,
     /// Masquerade what leaves the Romana networks.
     #[arg(long, env = "ROMANA_AGENT_NAT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     nat: Option<bool>,
@@ -180,6 +189,10 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Policy enforcement.
     pub policy: Settings,
+    /// Whether to answer for virtual IPs.
+    pub vips: bool,
+    /// The link for virtual IPs; `None`: that of their subnet.
+    pub vip_link: Option<String>,
     /// What to masquerade; `None`: nothing.
     pub nat: Option<Nat>,
     /// Whether to set the sysctls that forwarding needs.
@@ -251,6 +264,9 @@ impl Config {
         {
             return Err(wrong("nat_interface", format!("{name:?} is no name of an interface")));
         }
+        if let Some(name) = given.vip_link.as_deref().filter(|name| !is_interface(name)) {
+            return Err(wrong("vip_link", format!("{name:?} is no name of an interface")));
+        }
         if let Some(mtu) = given.mtu.filter(|mtu| !MTU_BOUNDS.contains(mtu)) {
             let why = format!("{mtu} is not {} to {}", MTU_BOUNDS.start(), MTU_BOUNDS.end());
             return Err(wrong("mtu", why));
@@ -272,6 +288,8 @@ impl Config {
             takeover_after: Duration::from_secs(given.takeover_after.unwrap_or(TAKEOVER_SECONDS)),
             mtu: given.mtu,
             policy,
+            vips: given.vips.unwrap_or(true),
+            vip_link: given.vip_link,
             nat: given.nat.unwrap_or(false).then_some(Nat { interface }),
             set_sysctls: given.set_sysctls.unwrap_or(false),
             sysctls: Sysctls::at(given.sysctl_dir.unwrap_or_else(|| SYSCTL_DIR.into())),
@@ -287,9 +305,19 @@ impl Config {
     /// [`ClientError`].
     pub fn client(&self, timeout: Option<Duration>) -> Result<Client, ClientError> {
         let usual = ClientConfig::new(self.servers.clone());
+        let attempt = usual.attempt_timeout;
+        self.client_of(timeout.unwrap_or(usual.timeout), attempt)
+    }
+
+    /// Creates a client whose requests take `timeout` at most, and which asks another replica after `attempt`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn client_of(&self, timeout: Duration, attempt: Duration) -> Result<Client, ClientError> {
+        let usual = ClientConfig::new(self.servers.clone());
         let actor = format!("agent:{}", self.host);
-        let timeout = timeout.unwrap_or(usual.timeout);
-        Ok(Client::new(ClientConfig { actor, timeout, ..usual })?)
+        let attempt_timeout = attempt;
+        Ok(Client::new(ClientConfig { actor, timeout, attempt_timeout, ..usual })?)
     }
 }
 
@@ -370,7 +398,8 @@ mod tests {
             .replace("# hostname", "hostname")
             .replace("# host_", "host_")
             .replace("# mtu", "mtu")
-            .replace("# nat_", "nat_");
+            .replace("# nat_", "nat_")
+            .replace("# vip_", "vip_");
         let said: toml::Table = all.parse().unwrap();
         let given: Given = toml::from_str(&all).unwrap();
         // Check every key, by its name in the debug form.
@@ -387,6 +416,7 @@ mod tests {
             (["--route-table", "255"], "route_table"),
             (["--hostname", "a b"], "hostname"),
             (["--nat-interface", "a b"], "nat_interface"),
+            (["--vip-link", "a b"], "vip_link"),
             (["--policy-mark-bit", "32"], "policy_mark_bit"),
             (["--host-labels", "rack"], "host_labels"),
             (["--server", "ftp://x"], "server"),

@@ -6,6 +6,8 @@
 //!   Following ──► seen ─┬──► Enforcer::pass: compile ─► diff ─► ipset, iptables ──► status
 //!   attach ─► EnforcerHandle ─────┘
 //!   romana-cni ──► socket ──► attach ──► store, log, kernel
+//!   Following ──► seen ─┬──► Holder: renewal ─► grants ─► watchdog (its own process) ─► addresses of VIPs
+//!   timer ──────────────┘
 //! ```
 //! First start, normal operation, restart and repair share one code path. SIGTERM leaves the kernel's state unchanged.
 
@@ -36,6 +38,8 @@ use crate::register::{self, Registrar};
 use crate::route_reconciler::{self, RouteReconciler};
 use crate::state_dir::StateDir;
 use crate::status::{Status, StatusSources};
+use crate::vips::holder::{self, Holder};
+use crate::vips::status::Holding;
 
 /// Runs the agent until `tasks` are stopped: all its parts, again if the log has this host's name written otherwise.
 ///
@@ -66,15 +70,24 @@ async fn run_as(config: &Config, state_dir: &StateDir, mut tasks: Tasks) -> Resu
     let (client, beating) = (config.client(None)?, config.client(Some(HEARTBEAT_TIMEOUT))?);
     let (health, handle, seen) = (listener::bind(config.metrics)?, netlink()?, following.seen());
     let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Taken::default()));
+    let links = Arc::new(Notify::new());
     let (status, routes) = watch::channel(Status::default());
+    let (holding, held) = watch::channel(Holding::default());
     let (unable_of, unable) = watch::channel(Some(Unable::new("the agent is starting".into())));
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router =
         RouteReconciler::new(config, handle.clone(), seen.clone(), status, Arc::clone(&wake));
     let enrolment_state = enrolment.state();
-    let sources =
-        StatusSources::new(config, routes, &policy, &problems, &enrolment_state, unable, &seen);
+    let sources = StatusSources::new(
+        config,
+        (routes, held),
+        &policy,
+        &problems,
+        &enrolment_state,
+        unable,
+        &seen,
+    );
     let news =
         attach::News { taken: Arc::clone(&taken), enrolment_state, policy, unable: unable_of };
     let plugin = attach::open(config, client.clone(), seen.clone(), handle.clone(), gate, news);
@@ -84,7 +97,7 @@ async fn run_as(config: &Config, state_dir: &StateDir, mut tasks: Tasks) -> Resu
     let nat = nat::keep(config.nat.clone(), seen.clone(), problems.clone(), stop.clone());
 
     tasks.spawn("host name", renamed(seen.clone(), config.state_dir.clone(), stop.clone()));
-    tasks.spawn("kernel news", facts::watch_all(wake, taken, stop.clone()));
+    tasks.spawn("kernel news", facts::watch_all([wake, Arc::clone(&links)], taken, stop.clone()));
     tasks.spawn("attach", plugin.run(problems.clone(), stop.clone()));
     tasks.spawn("follow", following.run(client.clone(), stop.clone()));
     tasks.spawn("health", probe::serve(health, AgentProbe { sources, filter }, stop.clone()));
@@ -93,6 +106,22 @@ async fn run_as(config: &Config, state_dir: &StateDir, mut tasks: Tasks) -> Resu
     tasks.spawn("nat", nat);
     tasks.reconcile(router, route_reconciler::SCHEDULE, &problems);
     tasks.reconcile(enforcer, enforce::SCHEDULE, &problems);
+    if config.vips {
+        let needs = holder::Needs {
+            enrolment: Arc::clone(&enrolment),
+            client: config.client_of(holder::RENEWAL_MAX, holder::RENEWAL_MAX / 2)?,
+            handle: handle.clone(),
+            sysctls: config.sysctls.clone(),
+            set_sysctls: config.set_sysctls,
+            link: config.vip_link.clone(),
+            state_dir: config.state_dir.clone(),
+            seen: seen.clone(),
+            news: links,
+            problems: problems.clone(),
+            status: holding,
+        };
+        tasks.spawn(holder::PART, Holder::new(needs).run(stop.clone()));
+    }
     if config.set_sysctls {
         let forwarding = Forwarding::new(config.sysctls.clone(), seen.clone());
         tasks.reconcile(forwarding, forwarding::SCHEDULE, &problems);

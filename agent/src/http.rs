@@ -11,6 +11,7 @@ use crate::policy::PolicyStatus;
 use crate::policy::counters::{Counter, counters};
 use crate::policy::packet_filter::PacketFilter;
 use crate::status::{Status, StatusSources};
+use crate::vips::status::VipsStatus;
 
 /// The agent's probe.
 pub struct AgentProbe {
@@ -42,6 +43,7 @@ impl Probe for AgentProbe {
 
     async fn metrics(&self, status: &Status, registry: &mut Registry) {
         register_status(registry, status);
+        register_vips(registry, &status.vips);
         self.sources.problems.register(registry);
         let Some(policy) = &status.policy else { return };
         gauge_policy(registry, policy);
@@ -81,6 +83,22 @@ fn register_status(registry: &mut Registry, status: &Status) {
     let unknown = ConstCounter::new(status.unknown_events);
     let help = "Events of a newer control plane that were left out";
     registry.register("unknown_events", help, unknown);
+}
+
+fn register_vips(registry: &mut Registry, vips: &VipsStatus) {
+    gauge(registry, "vips", "Virtual IPs that this host answers for", vips.held.len() as u64);
+    if let Some(least) = vips.held.iter().map(|held| held.left_ms).min() {
+        let left = ConstGauge::new(least as f64 / 1e3);
+        let help = "For how long the virtual IPs of this host are granted, the shortest";
+        registry.register_with_unit("vip_grant_left", help, Unit::Seconds, left);
+    }
+    let mut count = |name: &str, help: &str, value: u64| {
+        registry.register(name, help, ConstCounter::new(value));
+    };
+    count("vips_taken", "Virtual IPs that this host began to answer for", vips.taken);
+    count("vips_released", "Virtual IPs that this host was told to give up", vips.released);
+    let help = "Virtual IPs that this host gave up because no replica renewed their grants";
+    count("vips_expired", help, vips.expired);
 }
 
 fn gauge_policy(registry: &mut Registry, policy: &PolicyStatus) {

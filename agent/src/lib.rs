@@ -15,11 +15,12 @@
 //! 2. Only what [`ownership`] lists is changed or removed.
 //! 3. Correct state is not rewritten: a restart writes nothing.
 //! 4. A container's policy is in the kernel before its ADD returns; unknown containers are isolated.
-//! 5. A failed ADD, and a crash at any point, leave nothing behind; a DEL is never lost.
+//! 5. A VIP's address is on the host only while the leader grants it: the exception from 1.
+//! 6. A failed ADD, and a crash at any point, leave nothing behind; a DEL is never lost.
 //!
 //! ## Reading order
 //! [`ownership`], [`view`], [`routes`], [`route_reconciler`], [`daemon`]; then [`policy`]; then [`ipc`], [`cni`],
-//! [`attach`]. VIPs are not implemented.
+//! [`attach`]; [`vips`].
 
 pub mod attach;
 pub mod cleanup;
@@ -47,3 +48,4 @@ pub mod state_dir;
 pub mod status;
 pub mod sysctl;
 pub mod view;
+pub mod vips;

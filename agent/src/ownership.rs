@@ -10,6 +10,8 @@
 //! its target is one of our chains |
 //! | one bit of the packet mark, used between our own rules | `--policy-mark-bit`;
 //! cleared before other rules see it |
+//! | addresses of VIPs on the host's links | address protocol [`ADDRESS_PROTOCOL`] (Linux 5.18 and later; before, they are
+//! removed by the run of the agent that added them, or end with their lifetime of 1 s) |
 //! | tracked connections of released addresses | the log announces the release; every host deletes them |
 //! | in a container with several interfaces: a route table and a rule for each additional one | its number is
 //! 57 000 plus the index of the link |
@@ -23,6 +25,8 @@ use romana_statemachine::Digest;
 
 /// Route protocol of our routes (`romana` in `/etc/iproute2/rt_protos`).
 pub const ROUTE_PROTOCOL: u8 = 57;
+/// Protocol of our addresses on the host's links (`IFA_PROTO`).
+pub const ADDRESS_PROTOCOL: u8 = ROUTE_PROTOCOL;
 /// Prefix of host ends of veth pairs.
 pub const LINK_PREFIX: &str = "romana-";
 /// Prefix of iptables chains and ipsets.
@@ -57,6 +61,8 @@ pub const HOST_FILE: &str = "host";
 pub const OF_KUBERNETES_FILE: &str = "of-kubernetes";
 /// Next to the socket: the revision up to which connections of released addresses are deleted.
 pub const FOLLOWED_FILE: &str = "followed";
+/// In the state directory: says which watchdog of VIPs is the last one.
+pub const WATCHDOG_FILE: &str = "vip-watchdog";
 /// In the state directory: locked by the running agent.
 pub const LOCK_FILE: &str = "lock";
 /// Default state directory.

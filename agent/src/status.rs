@@ -19,6 +19,8 @@ use crate::forwarding::{Forwarding, provide};
 use crate::policy::PolicyStatus;
 use crate::policy::enforce::Enforcer;
 use crate::sysctl::Sysctls;
+use crate::vips::clock;
+use crate::vips::status::{HeldVip, Holding, VipsStatus};
 
 /// The agent's status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub struct Status {
     /// Policy status; `None`: this agent does not enforce policy.
     #[serde(default)]
     pub policy: Option<PolicyStatus>,
+    /// The VIPs of this host.
+    #[serde(default)]
+    pub vips: VipsStatus,
     /// Problems that need an operator.
     pub problems: Vec<String>,
     /// Whether no ADD can succeed. Once that has lasted, `problems` says why.
@@ -56,6 +61,7 @@ pub struct Status {
 #[derive(Clone, Debug)]
 pub struct StatusSources {
     pub routes: watch::Receiver<Status>,
+    pub vips: watch::Receiver<Holding>,
     pub policy: watch::Receiver<Option<PolicyStatus>>,
     pub problems: Problems,
     pub enrolment_state: watch::Receiver<EnrolmentState>,
@@ -71,7 +77,7 @@ impl StatusSources {
     #[must_use]
     pub fn new(
         config: &Config,
-        routes: watch::Receiver<Status>,
+        (routes, vips): (watch::Receiver<Status>, watch::Receiver<Holding>),
         policy: &watch::Receiver<Option<PolicyStatus>>,
         problems: &Problems,
         enrolment_state: &watch::Receiver<EnrolmentState>,
@@ -82,7 +88,7 @@ impl StatusSources {
         let (enrolment_state, seen) = (enrolment_state.clone(), seen.clone());
         let state_dir = config.state_dir.clone();
         let sysctls = (!config.set_sysctls).then(|| config.sysctls.clone());
-        Self { routes, policy, problems, enrolment_state, unable, seen, state_dir, sysctls }
+        Self { routes, vips, policy, problems, enrolment_state, unable, seen, state_dir, sysctls }
     }
 
     /// The current status. `applied` is the lowest revision that all parts have applied.
@@ -113,8 +119,8 @@ impl StatusSources {
         self.problems.note("ability", unable.as_ref().and_then(Unable::problem));
         // Problems of policy are in its own status.
         let problems = self.problems.all_but(Enforcer::PART);
-        let unable = unable.is_some();
-        Status { stale_ms, applied, policy, problems, unable, unknown_events, ..routes }
+        let (unable, vips) = (unable.is_some(), self.vips.borrow().at(clock::now()));
+        Status { stale_ms, applied, policy, vips, problems, unable, unknown_events, ..routes }
     }
 }
 
@@ -175,6 +181,12 @@ impl Status {
             let count = self.unknown_events;
             text.push_str(&format!(
                 "unknown     {count} events of a newer control plane left out\n"
+            ));
+        }
+        for HeldVip { ip, name, link, left_ms } in &self.vips.held {
+            let (seconds, tenths) = (left_ms / 1000, left_ms % 1000 / 100);
+            text.push_str(&format!(
+                "vip         {name} {ip} on {link}, granted for {seconds}.{tenths} s\n"
             ));
         }
         for (block, why) in &self.skipped {

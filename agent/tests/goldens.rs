@@ -12,6 +12,9 @@ use romana_agent::view::{Block, Host, View};
 use romana_statemachine::command::HostState;
 use romana_testing::goldens::check;
 
+#[path = "goldens/vips.rs"]
+mod vips;
+
 #[derive(Default)]
 struct Case {
     view: Option<View>,

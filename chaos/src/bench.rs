@@ -21,6 +21,7 @@ pub(crate) mod report;
 mod restart;
 mod routes;
 mod statemachine;
+mod vip;
 
 use std::path::PathBuf;
 
@@ -113,6 +114,12 @@ pub enum What {
         #[arg(long, default_value_t = 300)]
         blocks: usize,
     },
+    /// Virtual IPs: death of the holder and planned moves, beside keepalived.
+    Vip {
+        /// Deaths, and planned moves, of each.
+        #[arg(long, default_value_t = 20)]
+        moves: usize,
+    },
     /// Policies: from a change to the rules in the kernel, by the number of rules.
     Policy {
         /// Changes at each size.
@@ -190,6 +197,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
             Box::pin(kubernetes::run(&options, size)).await?
         }
         What::Routes { hosts, blocks } => routes::run(&options, hosts, blocks).await?,
+        What::Vip { moves } => vip::run(&options, moves).await?,
         What::Policy { changes } => policy::run(&options, changes).await?,
         What::Cni { count } => cni::run(&options, count).await?,
         What::Abuse { live, seconds } => abuse::run(&options, live, seconds).await?,

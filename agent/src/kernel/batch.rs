@@ -1,4 +1,4 @@
-//! Batches route changes: several messages are written to one buffer, and the kernel
+//! Batches changes of routes and addresses: several messages are written to one buffer, and the kernel
 //! acknowledges each (netlink(7)).
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use rtnetlink::packet_core::{
     NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
@@ -16,12 +17,17 @@ use rtnetlink::sys::{Socket, SocketAddr};
 /// Messages per batch: their acknowledgements fit into a socket buffer of default size.
 const MESSAGES_MAX: usize = 128;
 
-/// A route change.
+/// A change of a route or an address.
 pub(super) enum Ask {
     /// Add a route, if none has this destination and metric.
     Add(RouteMessage),
     Replace(RouteMessage),
     Remove(RouteMessage),
+    /// Add an address, if the link does not have it.
+    AddAddress(AddressMessage),
+    /// Set the lifetime of an address; add it if the link does not have it.
+    RenewAddress(AddressMessage),
+    RemoveAddress(AddressMessage),
 }
 
 /// Applies all changes in order. Blocking. Returns a result for each.
@@ -55,6 +61,13 @@ fn push(buffer: &mut Vec<u8>, number: u32, ask: Ask) {
         Ask::Add(route) => (RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL),
         Ask::Replace(route) => (RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE),
         Ask::Remove(route) => (RouteNetlinkMessage::DelRoute(route), 0),
+        Ask::AddAddress(address) => {
+            (RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_EXCL)
+        }
+        Ask::RenewAddress(address) => {
+            (RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_REPLACE)
+        }
+        Ask::RemoveAddress(address) => (RouteNetlinkMessage::DelAddress(address), 0),
     };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::routes::is_host_route;
 use super::taken::Taken;
 use super::{
-    KernelError, Way, dump_addresses, dump_links, dump_neighbours, dump_routes, name_of, network,
+    KernelError, Way, dump_addresses, dump_links, dump_neighbours, dump_routes, is_of_vip, name_of,
+    network, own_ip,
 };
 use crate::ownership::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::routes::{Facts, Gateway, Link};
@@ -61,6 +62,7 @@ pub async fn links(handle: &Handle) -> Result<Links, KernelError> {
         let flags = link.header.flags;
         if flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) {
             let here = addresses.iter().filter(|address| address.header.index == index);
+            let here = here.filter(|address| !is_of_vip(address));
             let prefixes = here.filter_map(prefix_of).collect();
             links.foreign.push(Link { index, name, prefixes });
         }
@@ -145,24 +147,11 @@ pub async fn own_addresses(handle: &Handle, others: &[IpAddr]) -> Result<Vec<IpA
             Some(header.index) == link
                 && header.family == family
                 && header.scope == AddressScope::Universe
+                && !is_of_vip(address)
         });
         own.extend(on_it.and_then(own_ip));
     }
     Ok(own)
-}
-
-/// The local address.
-fn own_ip(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => Some(*ip),
-        _ => None,
-    });
-    local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(ip) => Some(*ip),
-            _ => None,
-        })
-    })
 }
 
 /// Which of these addresses do not answer on their link; also makes the kernel probe them again. An address
@@ -227,9 +216,11 @@ fn neighbour_ip(entry: &NeighbourMessage) -> Option<IpAddr> {
     })
 }
 
-/// Watches the kernel for changes until `stop`. If that fails, the timers of the reconcilers remain.
-pub async fn watch_all(wake: Arc<Notify>, taken: Arc<Taken>, stop: CancellationToken) {
+/// Watches the kernel for changes until `stop`. If that fails, the timers of the reconcilers remain. `wake`: notified of
+/// changes of links, addresses and our routes.
+pub async fn watch_all(wake: [Arc<Notify>; 2], taken: Arc<Taken>, stop: CancellationToken) {
     let watching = async {
+        let wake = || wake.iter().for_each(|waiting| waiting.notify_one());
         if let Err(error) = watch(&wake, &taken).await {
             tracing::warn!(%error, "watching the kernel failed: changes are found by the timer");
         }
@@ -241,12 +232,12 @@ pub async fn watch_all(wake: Arc<Notify>, taken: Arc<Taken>, stop: CancellationT
     }
 }
 
-/// Wakes the route reconciler on changes of links, addresses and our routes, and the attachment reconciler
+/// Calls `wake` on changes of links, addresses and our routes, and tells the attachment reconciler
 /// when our routes are removed or our links change. Runs until it is dropped.
 ///
 /// # Errors
 /// The socket cannot be opened.
-async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
+async fn watch(wake: &(impl Fn() + Sync), taken: &Taken) -> Result<(), KernelError> {
     let (connection, _handle, mut messages) = new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -261,14 +252,14 @@ async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
                 NetlinkPayload::InnerMessage(message) => message,
                 // Events were lost: anything may have changed.
                 NetlinkPayload::Overrun(_) => {
-                    wake.notify_one();
+                    wake();
                     taken.everything();
                     continue;
                 }
                 _ => continue,
             };
             if concerns_routes(&message, replaces) {
-                wake.notify_one();
+                wake();
             }
             tell(&message, taken);
         }
@@ -291,7 +282,7 @@ fn concerns_routes(message: &RouteNetlinkMessage, replaces: bool) -> bool {
         }
         // Every host end has link-local addresses, which do not affect routes.
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-            prefix_of(address).is_some()
+            prefix_of(address).is_some() && !is_of_vip(address)
         }
         _ => true,
     }

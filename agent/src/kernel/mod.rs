@@ -1,5 +1,7 @@
 //! Access to the kernel over netlink, one file per kind of object.
 
+pub mod addresses;
+pub mod announce;
 mod batch;
 pub mod connections;
 pub mod disturbance;
@@ -19,12 +21,14 @@ use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rustix::io::Errno;
 use tokio::sync::Mutex;
+
+use crate::ownership::ADDRESS_PROTOCOL;
 
 /// Set on the messages of a dump during which something changed (linux/netlink.h).
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -173,6 +177,28 @@ async fn dump_neighbours(handle: &Handle) -> Result<Vec<NeighbourMessage>, Kerne
         _ => None,
     })
     .await
+}
+
+/// The local address.
+fn own_ip(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })
+}
+
+/// Whether an address is one of ours: that of a VIP.
+fn is_of_vip(message: &AddressMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        AddressAttribute::Protocol(protocol) => u8::from(*protocol) == ADDRESS_PROTOCOL,
+        _ => false,
+    })
 }
 
 fn name_of(link: &LinkMessage) -> Option<String> {

@@ -32,8 +32,9 @@ pub(crate) struct Lab {
     namespaces: Vec<String>,
     replicas: Vec<Child>,
     agents: Vec<(String, Child)>,
-    /// Additional flags for all agents.
+    /// Additional flags and variables for all agents.
     options: Vec<String>,
+    variables: Vec<(String, String)>,
     /// Programs for replicas and agents started from now on.
     romanad: PathBuf,
     agent: PathBuf,
@@ -46,8 +47,8 @@ impl Lab {
         let name = format!("rt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().expect("a directory");
         let (romanad, agent) = (beside("romanad"), env!("CARGO_BIN_EXE_romana-agent").into());
-        let (namespaces, replicas, agents, options) = Default::default();
-        Self { name, dir, namespaces, replicas, agents, options, romanad, agent }
+        let (namespaces, replicas, agents, options, variables) = Default::default();
+        Self { name, dir, namespaces, replicas, agents, options, variables, romanad, agent }
     }
 
     /// Three hosts `h1` to `h3` on one link, 10.77.0.N and fd77::N, and the control plane.
@@ -79,6 +80,25 @@ impl Lab {
     /// Sets additional flags for agents started from now on.
     pub(crate) fn options(&mut self, options: &[&str]) {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+
+    /// Sets additional variables for agents started from now on.
+    pub(crate) fn variables(&mut self, variables: &[(&str, String)]) {
+        let owned = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        self.variables = owned.collect();
+    }
+
+    /// The process of a host's agent.
+    pub(crate) fn agent_process(&self, host: &str) -> u32 {
+        let found = self.agents.iter().find(|(name, _)| name == host);
+        found.expect("it runs").1.id()
+    }
+
+    /// Kills a replica with SIGKILL. `number`: from 1.
+    pub(crate) fn kill_replica(&mut self, number: usize) {
+        let replica = &mut self.replicas[number - 1];
+        _ = replica.kill();
+        _ = replica.wait();
     }
 
     /// Sets the program of replicas started from now on.
@@ -282,14 +302,15 @@ impl Lab {
         self.ip(host, &["link", "set", "lo", "up"]);
     }
 
-    fn link(&mut self, switch: &str) {
+    /// Adds a link between machines.
+    pub(crate) fn link(&mut self, switch: &str) {
         self.namespace(switch);
         self.ip(switch, &["link", "add", "br0", "type", "bridge"]);
         self.ip(switch, &["link", "set", "br0", "up"]);
     }
 
     /// Adds a machine to a link.
-    fn host(&mut self, host: &str, switch: &str, addresses: &[&str]) {
+    pub(crate) fn host(&mut self, host: &str, switch: &str, addresses: &[&str]) {
         self.namespace(host);
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             self.exec(host, &["tee", &format!("/proc/sys/{key}")], Some("1"));
@@ -297,7 +318,8 @@ impl Lab {
         self.plug(host, "eth0", switch, addresses);
     }
 
-    fn plug(&self, host: &str, link: &str, switch: &str, addresses: &[&str]) {
+    /// Connects a machine to a link.
+    pub(crate) fn plug(&self, host: &str, link: &str, switch: &str, addresses: &[&str]) {
         let (ns, port) = (self.ns(host), format!("{host}-{link}"));
         let peer = ["peer", "name", link, "netns", &ns];
         self.ip(switch, &[&["link", "add", &port, "type", "veth"][..], &peer].concat());
@@ -373,6 +395,7 @@ impl Lab {
         command.arg("--state-dir").arg(self.dir.path().join(&own)).args(more);
         command.arg("--socket").arg(self.socket(&own));
         command.args(&self.options);
+        command.envs(self.variables.iter().cloned());
         command.envs(crash_at.map(|step| ("ROMANA_AGENT_CRASH_AT", step)));
         let child = spawn(command, &self.dir.path().join(format!("agent-{host}.log")));
         self.agents.push((host.into(), child));

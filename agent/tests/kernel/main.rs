@@ -27,3 +27,4 @@ mod reconciliation;
 mod routes;
 mod trouble;
 mod upgrade;
+mod vips;

@@ -36,6 +36,19 @@ impl Namespace {
         format!("/run/netns/{}", self.name)
     }
 
+    /// Kills all processes in the namespace.
+    pub(super) fn kill_all(&mut self) -> Result<()> {
+        let listed = ip(&["netns", "pids", &self.name])?;
+        for process in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
+            // It may have ended.
+            _ = Command::new("kill").args(["-KILL", process]).output()?;
+        }
+        for mut child in self.children.drain(..) {
+            child.wait()?;
+        }
+        Ok(())
+    }
+
     /// Moves the calling thread into the namespace; its child processes inherit it.
     pub(super) fn enter(&self) -> Result<()> {
         enter(&self.path())
@@ -80,9 +93,31 @@ impl<'a> Site<'a> {
 
     /// Creates a host `hN` with an agent.
     pub(super) fn host(&self, n: usize, more: &[&str]) -> Result<Namespace> {
+        let mut host = self.machine(&format!("h{n}"), &format!("10.77.0.{n}"))?;
+        self.agent(&mut host, n, more)?;
+        Ok(host)
+    }
+
+    /// Creates a machine on the link.
+    pub(super) fn machine(&self, name: &str, address: &str) -> Result<Namespace> {
+        let machine = Namespace::new(format!("{}-{name}", self.prefix))?;
+        plug(&machine, &self.switch, address)?;
+        Ok(machine)
+    }
+
+    /// Takes the cable of a machine out of the switch (`down`), or puts it in (`up`).
+    pub(super) fn cable(&self, name: &str, state: &str) -> Result<()> {
+        ip(&["-n", &self.switch.name, "link", "set", name, state]).map(|_| ())
+    }
+
+    /// The replicas' APIs.
+    pub(super) fn servers(&self) -> String {
+        self.servers.join(",")
+    }
+
+    /// Starts the agent of host `hN`.
+    pub(super) fn agent(&self, host: &mut Namespace, n: usize, more: &[&str]) -> Result<()> {
         let (name, address) = (format!("h{n}"), format!("10.77.0.{n}"));
-        let mut host = Namespace::new(format!("{}-{name}", self.prefix))?;
-        plug(&host, &self.switch, &address)?;
         let mut agent = Command::new("ip");
         agent.args(["netns", "exec", &host.name]).arg(self.romanad.with_file_name("romana-agent"));
         agent.args(["--server", &self.servers.join(","), "--hostname", &name, "--register"]);
@@ -90,7 +125,7 @@ impl<'a> Site<'a> {
         agent.arg("--socket").arg(self.dir.path().join(format!("{name}.sock")));
         agent.arg("--state-dir").arg(self.dir.path().join(&name));
         host.children.push(quiet(agent, &self.dir.path().join(format!("{name}.log")))?);
-        Ok(host)
+        Ok(())
     }
 
     /// A client for a thread in the replicas' namespace, once this many hosts are registered.

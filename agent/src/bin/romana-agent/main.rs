@@ -13,6 +13,7 @@ use romana_agent::cleanup::Cleanup;
 use romana_agent::config::{Args, Command, Config, metrics_address, state_dir};
 use romana_agent::install::{self, Install};
 use romana_agent::status::Status;
+use romana_agent::vips::watchdog;
 use romana_agent::{daemon, ownership};
 use romana_daemon::process::{FAILED, Process, USAGE};
 use romana_statemachine::{escaped_json, escaped_lines};
@@ -36,6 +37,11 @@ fn main() -> ExitCode {
         Some(Command::Status { json }) => {
             let shown = metrics_address(&args).map_err(anyhow::Error::from);
             return PROCESS.end(shown.and_then(|address| status(address, *json)), FAILED);
+        }
+        Some(Command::VipWatchdog) => {
+            let dir = state_dir(&args).map_err(anyhow::Error::from);
+            let ran = dir.and_then(|dir| Ok(watchdog::run(&dir)?));
+            return PROCESS.end(ran, FAILED);
         }
         None => {}
     }

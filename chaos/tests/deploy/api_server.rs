@@ -102,10 +102,12 @@ impl Server {
 
     /// Whether the control plane's account may do this.
     fn may(&self, verb: &str, resource: &str, group: &str) -> bool {
+        let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
         let resource =
             if group.is_empty() { resource.into() } else { format!("{resource}.{group}") };
         let mut asked = self.kubectl();
         asked.args(["auth", "can-i", verb, &resource, "--all-namespaces", "--as", ACCOUNT]);
+        asked.arg(format!("--subresource={part}"));
         String::from_utf8_lossy(&output(&mut asked).stdout).trim() == "yes"
     }
 }
@@ -144,7 +146,7 @@ async fn the_api_server_takes_every_overlay() {
     }
 }
 
-/// Reading and Events, and nothing that would harm.
+/// Reading, Events, and Services where they show VIPs; nothing else that would harm.
 fn assert_permissions(server: &Server) {
     for (group, resource, verbs) in ALLOWED {
         for verb in verbs {
@@ -156,6 +158,10 @@ fn assert_permissions(server: &Server) {
         ("list", "configmaps", ""),
         ("create", "pods", ""),
         ("update", "services", ""),
+        ("create", "services", ""),
+        ("delete", "services", ""),
+        ("patch", "pods", ""),
+        ("patch", "nodes/status", ""),
         ("patch", "nodes", ""),
         ("delete", "networkpolicies", "networking.k8s.io"),
         ("list", "events", "events.k8s.io"),

@@ -101,10 +101,26 @@ fn service() -> impl Strategy<Value = Value> {
         r#"{"auto": true}"#,
         "{",
     ]);
-    (meta(true), value, prop::bool::weighted(0.8)).prop_map(|(mut meta, value, asks)| {
-        meta["annotations"] = if asks { json!({"romanaip": value}) } else { json!({}) };
-        json!({"kind": "Service", "metadata": meta})
-    })
+    let spec = select(vec![
+        json!({}),
+        json!({"externalIPs": ["192.0.2.9"]}),
+        json!({"externalIPs": ["192.168.99.1", "192.0.2.9"]}),
+        json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip"}),
+        json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip",
+            "externalTrafficPolicy": "Local", "loadBalancerIP": "192.168.99.2"}),
+    ]);
+    let key = select(vec![None, Some("k")]);
+    let asks = prop::bool::weighted(0.8);
+    (meta(true), value, asks, spec, key, 80..82).prop_map(
+        |(mut meta, value, asks, mut spec, key, port)| {
+            meta["annotations"] = if asks { json!({"romanaip": value}) } else { json!({}) };
+            if let Some(key) = key {
+                meta["annotations"]["romana.io/allow-shared-ip"] = json!(key);
+            }
+            spec["ports"] = json!([{"port": port}]);
+            json!({"kind": "Service", "metadata": meta, "spec": spec})
+        },
+    )
 }
 
 fn slice() -> impl Strategy<Value = Value> {
@@ -241,6 +257,54 @@ fn pass(cluster: &mut Cluster, log: &mut String) {
     cluster.pass(log);
     assert_eq!(Made::of(&cluster.state), before, "{log}");
     nothing_remains(cluster);
+    services_show_vips(cluster, log);
+}
+
+/// Services show the VIPs that the log has, and nothing else of ours; what others have written there stays.
+fn services_show_vips(cluster: &mut Cluster, log: &mut String) {
+    let texts = |list: &Value| -> Vec<String> {
+        let each = list.as_array().into_iter().flatten();
+        each.map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let shown = |service: &Value| -> (Vec<String>, Value) {
+        let note = &service["metadata"]["annotations"]["romana.io/vip-status"];
+        let note = note.as_str().map(|text| serde_json::from_str(text).unwrap());
+        (texts(&service["spec"]["externalIPs"]), note.unwrap_or_default())
+    };
+    let all = |cluster: &Cluster| -> BTreeMap<String, Value> {
+        let all = cluster.objects.services.iter();
+        all.map(|(name, service)| (name.to_string(), serde_json::to_value(&**service).unwrap()))
+            .collect()
+    };
+    let before = all(&*cluster);
+    cluster.write(log);
+    let is_ending = |service: &Value| !service["metadata"]["deletionTimestamp"].is_null();
+    for (name, service) in all(&*cluster).into_iter().filter(|(_, service)| !is_ending(service)) {
+        let (old, old_note) = shown(&before[&name]);
+        let (new, note) = shown(&service);
+        let ours = texts(&old_note["externalIPs"]);
+        let foreign = old.iter().filter(|ip| !ours.contains(ip));
+        foreign.for_each(|ip| assert!(new.contains(ip), "{name} has lost {ip}: {log}"));
+        let ingress = &service["status"]["loadBalancer"]["ingress"];
+        let Some(vip) = note["vip"].as_str() else {
+            assert!(ingress.is_null(), "{name} shows no VIP: {log}");
+            assert!(new.iter().all(|ip| old.contains(ip) && !ours.contains(ip)), "{name}: {log}");
+            continue;
+        };
+        let vip = cluster.state.vip(&vip.into()).expect(vip);
+        let ip = vip.ip.to_string();
+        assert!(new.contains(&ip) || ingress[0]["ip"] == ip, "{name} shows {ip}: {log}");
+    }
+    for (key, source) in cluster.state.sources() {
+        let ObjectKey::Vip(vip) = key else { continue };
+        let of = |service: &Value| service["metadata"]["uid"] == source.uid.as_str();
+        // None: it was made again with a request that is not understood.
+        let Some(owner) = all(&*cluster).into_values().find(|service| of(service)) else {
+            continue;
+        };
+        let (_, note) = shown(&owner);
+        assert_eq!(note["vip"], vip.as_str(), "{log}");
+    }
 }
 
 fn run(steps: &[Step]) {

@@ -1,10 +1,23 @@
-//! `/v1/vips`. A VIP itself is [`romana_statemachine::Vip`].
+//! `/v1/vips`, `/v1/hosts/{name}/vips`.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use romana_statemachine::Vip;
+use romana_statemachine::command::Source;
 use romana_statemachine::name::{HostName, InstanceId};
 use serde::{Deserialize, Serialize};
+
+/// A VIP, and who asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SourcedVip {
+    #[serde(flatten)]
+    pub vip: Vip,
+    /// The object of Kubernetes that asks for it, a Service; absent: an operator does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
 
 /// The request for a VIP without its name, which is in the path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

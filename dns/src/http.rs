@@ -116,6 +116,8 @@ impl Probe for DnsProbe {
         if !upstreams.is_empty() && upstreams.iter().all(|upstream| !upstream.up) {
             problems.push("no upstream answers: only our own names are resolved".into());
         }
+        let silent = self.server.forwarder.iter().flat_map(|forwarder| forwarder.silent());
+        problems.extend(silent.map(|zone| format!("no upstream of stub domain {zone} answers")));
         Status {
             program: "romana-dns",
             version: env!("CARGO_PKG_VERSION"),

@@ -20,7 +20,7 @@ fn signature() -> Vec<u8> {
     bytes.extend(12_345_u16.to_be_bytes());
     // The signer in mixed case: it is part of what was signed.
     bytes.extend(b"\x07Example\x03com\x00");
-    bytes.extend((0..64).map(|at| at * 3));
+    bytes.extend((0..64_u8).map(|at| at * 3));
     bytes
 }
 

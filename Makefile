@@ -80,7 +80,7 @@ sim-build:
 mutants: ## Bugs planted in a copy, one after the other: the suite must find each
 	./chaos/mutants/run.sh
 
-bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, restarts, the feed, CNI (needs containernetworking-plugins)
+bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, restarts, the feed, CNI (needs containernetworking-plugins), DNS (needs dnsperf, dnsmasq-base, unbound)
 	$(CARGO) build --release $(BINS)
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench commit
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench failover
@@ -92,6 +92,7 @@ bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, re
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench cni
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench routes
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench policy
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench dns
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -6,6 +6,7 @@ mod audit;
 mod cni;
 mod commit;
 mod crowd;
+mod dns;
 mod etcd;
 mod failover;
 mod feed;
@@ -85,6 +86,12 @@ pub enum What {
         /// ADDs and DELs of each.
         #[arg(long, default_value_t = 200)]
         count: usize,
+    },
+    /// DNS: names of 10 000 Services, beside dnsmasq and unbound, asked by dnsperf; at rest and with 100 changes per second.
+    Dns {
+        /// Seconds per figure.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
     },
     /// New blocks: until every other host's kernel has the route.
     Routes {
@@ -169,6 +176,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
         What::Routes { hosts, blocks } => routes::run(&options, hosts, blocks).await?,
         What::Policy { changes } => policy::run(&options, changes).await?,
         What::Cni { count } => cni::run(&options, count).await?,
+        What::Dns { seconds } => dns::run(&options, seconds).await?,
         What::Abuse { live, seconds } => abuse::run(&options, live, seconds).await?,
         What::Audit { records, questions } => audit::run(&options, records, questions).await?,
         What::Restart { live, rounds } => restart::run(&options, live, rounds).await?,

@@ -19,12 +19,19 @@ pub struct SourcedVip {
     pub source: Option<Source>,
 }
 
-/// The request for a VIP without its name, which is in the path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The request for a VIP without its name, which is in the path: an address, or `auto` for one of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VipBody {
-    pub ip: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpAddr>,
+    /// Whether the address is one of a pool of the topology.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+    /// The pool; absent: any. Only with `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// Hosts that may hold it; empty: all.
     #[serde(default)]
     pub candidates: Vec<HostName>,

@@ -23,7 +23,14 @@ pub(crate) enum Command {
         /// Its name
         name: String,
         /// The address
-        ip: IpAddr,
+        #[arg(required_unless_present = "auto")]
+        ip: Option<IpAddr>,
+        /// Take an address from a pool of the topology
+        #[arg(long, conflicts_with = "ip")]
+        auto: bool,
+        /// The pool [default: any]
+        #[arg(long, requires = "auto")]
+        pool: Option<String>,
         /// Host that may hold it; may be repeated [default: any host that is up]
         #[arg(long = "candidate", value_name = "HOST")]
         candidates: Vec<String>,

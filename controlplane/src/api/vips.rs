@@ -89,13 +89,31 @@ async fn get(call: Call) -> reply::Result {
 
 async fn put(call: Call) -> reply::Result {
     let name = VipName::from(call.path("name"));
-    let VipBody { ip, candidates } = call.json()?;
-    let spec = VipSpec { name: name.clone(), ip, candidates };
+    let spec = spec(name.clone(), call.json()?)?;
     let change = call.change(Command::RequestVip(spec)).await?;
     call.show(created(change), change, |state: &State| {
         state.vip(&name).map(|vip| sourced(state, vip))
     })
     .await
+}
+
+/// The request that a body makes.
+fn spec(name: VipName, body: VipBody) -> Result<VipSpec, Failure> {
+    let VipBody { ip, auto, pool, candidates } = body;
+    let wrong = |why: &str| Failure::new(Code::MalformedBody, format!("VIP {name}: {why}"));
+    match (ip, auto, pool) {
+        (Some(ip), false, None) => Ok(VipSpec { name, ip, candidates }),
+        // No topology has pools yet.
+        (None, true, _) => {
+            let why = format!(
+                "VIP {name} was not requested: the topology has no pool of addresses for VIPs. Give an ip."
+            );
+            Err(Failure::new(Code::VipsNotServed, why))
+        }
+        (_, false, Some(_)) => Err(wrong("a pool is given without \"auto\": true")),
+        (Some(_), true, _) => Err(wrong("both an ip and \"auto\": true are given")),
+        (None, false, None) => Err(wrong("neither an ip nor \"auto\": true is given")),
+    }
 }
 
 async fn delete(call: Call) -> reply::Result {

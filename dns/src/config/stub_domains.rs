@@ -42,8 +42,8 @@ fn one(text: &str, own: &Name, listen: &[SocketAddr]) -> Result<StubDomain, Stri
         return Err(format!("{zone} is inside our own zone, {own}, whose names are not forwarded"));
     }
     let mut upstreams = Vec::new();
-    for server in servers.split(',') {
-        let server = address(server).ok_or_else(|| format!("{server:?} is not an address"))?;
+    for text in servers.split(',') {
+        let server = address(text).ok_or_else(|| format!("{text:?} is not an address"))?;
         if listen.contains(&server) {
             return Err(format!("{server} is this server: questions for {zone} would go round"));
         }

@@ -4,7 +4,7 @@
 //! proposes the difference. The first pass waits until every kind of object has been listed completely; while the API
 //! server is away, its last objects stay in force. What cannot be honoured becomes a Kubernetes Event. A list that
 //! lacks much of what the log has is not acted on before that is confirmed ([`Guard`]). Services show the VIPs that
-//! the log has ([`ServiceWriter`]).
+//! the log has.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;

@@ -296,7 +296,11 @@ impl Zone<'_> {
                     found.extend(self.rotated(&records.addresses));
                 }
                 (Part::ClusterIp, ServiceKind::Cluster(ips)) => found.extend(ips),
-                (Part::Vip, _) => found.extend(self.names.vip(&format!("{name}.{namespace}"))),
+                (Part::Vip, _) => {
+                    let own = || self.names.vip(&format!("{name}.{namespace}"));
+                    let shared = records.shared_vip.as_ref();
+                    found.extend(shared.and_then(|vip| self.names.vip(vip)).or_else(own));
+                }
                 _ => {}
             }
         }

@@ -1,8 +1,6 @@
 //! Services that ask for a VIP → VIPs. Candidates are the nodes with a ready endpoint of the Service, so that a VIP
 //! moves before the last ready endpoint of its node ends.
 
-use std::net::IpAddr;
-
 use k8s_openapi::api::core::v1::Service;
 use romana_statemachine::command::{Imported, ObjectKey, VipSpec};
 use romana_statemachine::limits::VIP_CANDIDATES_MAX;
@@ -38,14 +36,12 @@ pub(super) fn translate(objects: &Objects, out: &mut Translation) {
 fn want(objects: &Objects, slices: &Slices<'_>, group: &Group<'_>, out: &mut Translation) {
     let Group(requests) = group;
     let [owner, ..] = &requests[..] else { return };
-    let spec = address(&owner.address).and_then(|ip| {
-        let candidates = candidates(objects, slices, requests)?;
-        Ok(VipSpec { name: owner.name.clone(), ip, candidates })
-    });
-    match spec {
-        Ok(spec) => {
+    let vip =
+        candidates(objects, slices, requests).and_then(|candidates| imported(owner, candidates));
+    match vip {
+        Ok(vip) => {
             requests.iter().for_each(|request| show(request.service, owner.service, out));
-            out.want(Desired::of(owner.service, Imported::Vip(spec)));
+            out.want(Desired::of(owner.service, vip));
         }
         Err(Fault { reason, message, keeps }) => {
             for request in requests {
@@ -74,14 +70,19 @@ fn show(service: &Service, owner: &Service, out: &mut Translation) {
     out.shown.insert(ObjectName::of(&service.metadata), ShownVip::of(owner));
 }
 
-/// The address of a VIP.
-fn address(address: &Address) -> Result<IpAddr, Fault> {
-    match address {
-        Address::Given(ip) => Ok(*ip),
-        Address::Auto { .. } => {
-            let message = "annotation with \"auto\": true: addresses for VIPs are not chosen \
-                           automatically yet. Give \"auto\": false and an \"ip\".";
-            Err(Fault { reason: "AutoNotSupported", message: message.into(), keeps: false })
+/// The VIP that a Service asks for.
+fn imported(request: &Request<'_>, candidates: Vec<HostName>) -> Result<Imported, Fault> {
+    let name = request.name.clone();
+    match &request.address {
+        Address::Given(ip) => Ok(Imported::Vip(VipSpec { name, ip: *ip, candidates })),
+        Address::Auto { pool } => {
+            let of = pool.as_ref().map(|pool| format!(" of pool {}", pool.escape_default()));
+            let message = format!(
+                "an address{} is asked for: addresses for VIPs are not chosen automatically yet. Give \"auto\": \
+                 false and an \"ip\", or spec.loadBalancerIP.",
+                of.unwrap_or_default()
+            );
+            Err(Fault { reason: "AutoNotSupported", message, keeps: false })
         }
     }
 }

@@ -13,7 +13,7 @@ use cluster::Cluster;
 use proptest::prelude::*;
 use proptest::sample::select;
 use romana_kubernetes::{diff, translate};
-use romana_statemachine::command::{HostSource, ObjectKey};
+use romana_statemachine::command::{HostSource, Imported, ObjectKey};
 use romana_statemachine::{Command, Host, Labels, State, Term, Vip};
 use serde_json::{Value, json};
 
@@ -476,6 +476,55 @@ proptest! {
         cluster.try_put(kind, object);
         cluster.pass(&mut String::new());
     }
+}
+
+/// The nodes that are not to have load balancers, as their label says, have annotated Services only.
+#[test]
+fn excluded_nodes_have_no_load_balancers() {
+    let mut cluster = Cluster::new();
+    for (name, ip, labels) in [
+        (
+            "n1",
+            "192.168.0.1",
+            json!({"node.kubernetes.io/exclude-from-external-load-balancers": ""}),
+        ),
+        ("n2", "192.168.0.2", json!({})),
+    ] {
+        let status = json!({"addresses": [{"type": "InternalIP", "address": ip}]});
+        let meta = json!({"name": name, "labels": labels});
+        cluster.put(json!({"kind": "Node", "metadata": meta, "status": status}));
+    }
+    let balancer = |ip: &str, policy: &str| {
+        json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip", "loadBalancerIP": ip,
+            "externalTrafficPolicy": policy})
+    };
+    for (name, spec, annotations) in [
+        ("any", balancer("192.168.99.1", "Cluster"), json!({})),
+        ("local", balancer("192.168.99.2", "Local"), json!({})),
+        ("external", json!({}), json!({"romanaip": r#"{"ip": "192.168.99.3"}"#})),
+    ] {
+        let meta = json!({"namespace": "shop", "name": name, "annotations": annotations});
+        cluster.put(json!({"kind": "Service", "metadata": meta, "spec": spec}));
+        let labels = json!({"kubernetes.io/service-name": name});
+        let meta = json!({"namespace": "shop", "name": name, "labels": labels});
+        let endpoints = json!([{"addresses": ["10.1.0.1"], "nodeName": "n1"}]);
+        cluster.put(json!({"kind": "EndpointSlice", "addressType": "IPv4", "metadata": meta,
+            "endpoints": endpoints}));
+    }
+    let translation = translate(&cluster.objects);
+    let candidates = |name: &str| {
+        let found = translation.desired.get(&ObjectKey::Vip(name.into()));
+        found.map(|desired| match &desired.imported {
+            Imported::Vip(spec) => spec.candidates.clone(),
+            other => panic!("{other:?}"),
+        })
+    };
+    // No node has an endpoint that counts: any other one forwards.
+    assert_eq!(candidates("any.shop"), Some(vec!["n2".into()]));
+    assert_eq!(candidates("local.shop"), None);
+    assert_eq!(candidates("external.shop"), Some(vec!["n1".into()]));
+    let reasons: Vec<&str> = translation.problems.iter().map(|one| one.reason.as_str()).collect();
+    assert_eq!(reasons, ["NoReadyEndpoint"]);
 }
 
 /// Before objects have sources, nothing is imported: nothing of it could be withdrawn.

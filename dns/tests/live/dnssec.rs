@@ -92,7 +92,7 @@ fn ask(dns: &Dns, name: &str) -> Message {
 fn bytes_of(records: &[Record], kind: RecordType) -> Vec<u8> {
     let found = records.iter().find(|record| record.record_type() == kind);
     match &found.unwrap_or_else(|| panic!("no {kind} in {records:?}")).data {
-        RData::Unknown { rdata, .. } => rdata.anything().to_vec(),
+        RData::Unknown { rdata, .. } => rdata.anything.clone(),
         other => panic!("{other:?}"),
     }
 }

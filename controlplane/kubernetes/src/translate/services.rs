@@ -12,7 +12,10 @@ use super::sharing::{Group, groups};
 use crate::desired::{Desired, Translation};
 use crate::objects::{ObjectName, Objects};
 use crate::problem::ObjectRef;
-use crate::shown::ShownVip;
+use crate::shown::{Shown, ShownVip};
+
+/// The label of nodes that are not to have load balancers.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 pub(super) fn translate(objects: &Objects, out: &mut Translation) {
     let slices = slices(objects);
@@ -87,6 +90,13 @@ fn imported(request: &Request<'_>, candidates: Vec<HostName>) -> Result<Imported
     }
 }
 
+/// Whether a node is not to have load balancers.
+fn is_excluded(objects: &Objects, node: &HostName) -> bool {
+    let name = ObjectName { namespace: String::new(), name: node.to_string() };
+    let labels = objects.nodes.get(&name).and_then(|node| node.metadata.labels.as_ref());
+    labels.is_some_and(|labels| labels.contains_key(EXCLUDED))
+}
+
 /// The nodes that may have a VIP. There is at least one: a VIP without candidates could be on any host, also on one
 /// where no kube-proxy runs.
 fn candidates(
@@ -96,9 +106,13 @@ fn candidates(
 ) -> Result<Vec<HostName>, Fault> {
     let mut backends = Backends::default();
     requests.iter().for_each(|request| backends.add(objects, request.service, slices));
+    let balances = requests.iter().any(|request| request.shown == Shown::LoadBalancer);
+    let usable = |node: &HostName| !balances || !is_excluded(objects, node);
     let mut nodes = backends.nodes(objects);
+    nodes.retain(usable);
     if nodes.is_empty() && requests.iter().all(Request::is_anywhere) {
         nodes = objects.nodes.keys().map(|node| HostName::from(node.name.as_str())).collect();
+        nodes.retain(usable);
         nodes.truncate(VIP_CANDIDATES_MAX);
     }
     if nodes.is_empty() {

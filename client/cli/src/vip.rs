@@ -111,8 +111,10 @@ fn grants(vip: &Vip, leases: &[LeaseLeft]) -> String {
 
 /// Who asks for a VIP. Those of Services are named after them.
 fn source(vip: &SourcedVip) -> String {
-    match (&vip.source, vip.vip.name.as_str().split_once('.')) {
-        (Some(source), Some((service, namespace))) if source.kind.as_str() == "Service" => {
+    // Further VIPs of a Service have a number behind its namespace.
+    let labels: Vec<&str> = vip.vip.name.as_str().split('.').collect();
+    match (&vip.source, &labels[..]) {
+        (Some(source), [service, namespace, ..]) if source.kind.as_str() == "Service" => {
             format!("Service {namespace}/{service}")
         }
         (Some(source), _) => source.to_string(),

@@ -9,6 +9,9 @@ const CLASS: &str = "romana.io/vip";
 /// The annotation with the [`Record`].
 pub(crate) const ANNOTATION: &str = "romana.io/vip-status";
 
+/// Addresses of one Service, each a VIP of its own.
+pub(crate) const ADDRESSES_MAX: usize = 4;
+
 /// Where the VIP of a Service is shown: kube-proxy forwards what arrives at these addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shown {
@@ -43,6 +46,18 @@ impl ShownVip {
         let meta = &service.metadata;
         let name = VipName::from(format!("{}.{}", text(&meta.name), text(&meta.namespace)));
         Self { name, owner: text(&meta.uid).into() }
+    }
+
+    /// All that the Service may have: the first has its name, further ones a number behind it.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Self> + use<> {
+        let Self { name, owner } = self.clone();
+        (1..=ADDRESSES_MAX).map(move |number| {
+            let name = match number {
+                1 => name.clone(),
+                _ => VipName::from(format!("{name}.{number}")),
+            };
+            Self { name, owner: owner.clone() }
+        })
     }
 }
 

@@ -51,17 +51,20 @@ pub fn writes(state: &State, objects: &Objects, translation: &Translation) -> Ve
 
 /// What a Service should show.
 fn wanted(state: &State, translation: &Translation, service: &Service) -> Record {
-    // Of a request that is not understood, the VIP stays that the Service had itself.
+    // Of a request that is not understood, the VIPs stay that the Service had itself.
     let own = ShownVip::of(service);
     let kept = translation.kept.contains(&ObjectKey::Vip(own.name.clone())).then_some(&own);
     let shown = translation.shown.get(&ObjectName::of(&service.metadata));
-    let Some(vip) = kept.into_iter().chain(shown).find_map(|shown| in_log(state, shown)) else {
-        return Record::default();
-    };
-    let name = Some(vip.name.to_string());
+    let found = kept.into_iter().chain(shown).find_map(|shown| {
+        let vips = shown.all().filter_map(|vip| in_log(state, &vip));
+        let addresses: Vec<String> = vips.map(|vip| vip.ip.to_string()).collect();
+        (!addresses.is_empty()).then(|| (shown.name.to_string(), addresses))
+    });
+    let Some((name, addresses)) = found else { return Record::default() };
+    let vip = Some(name);
     match Shown::of(service) {
-        Shown::External => Record { vip: name, external: addresses(vip), ..Record::default() },
-        Shown::LoadBalancer => Record { vip: name, ingress: addresses(vip), ..Record::default() },
+        Shown::External => Record { vip, external: addresses, ..Record::default() },
+        Shown::LoadBalancer => Record { vip, ingress: addresses, ..Record::default() },
     }
 }
 
@@ -69,11 +72,6 @@ fn wanted(state: &State, translation: &Translation, service: &Service) -> Record
 fn in_log<'a>(state: &'a State, shown: &ShownVip) -> Option<&'a Vip> {
     let source = state.source(&ObjectKey::Vip(shown.name.clone()))?;
     state.vip(&shown.name).filter(|_| source.uid == shown.owner)
-}
-
-/// The addresses of a VIP.
-fn addresses(vip: &Vip) -> Vec<String> {
-    vec![vip.ip.to_string()]
 }
 
 /// The change of `spec.externalIPs`, if there is one.

@@ -8,14 +8,15 @@ use romana_statemachine::name::VipName;
 use serde::Deserialize;
 
 use crate::problem::ObjectRef;
-use crate::shown::{Shown, ShownVip};
+use crate::shown::{ADDRESSES_MAX, Shown, ShownVip};
 
 /// The annotations that ask for a VIP: as in the documentation, and as Romana 2.0.2 reads it.
 const ANNOTATIONS: [&str; 2] = ["romanaip", "romanavip"];
 /// Services that have this annotation with the same value, and ask for the same address, share it.
 const SHARED: &str = "romana.io/allow-shared-ip";
 
-/// The value of the annotation: `{"auto": false, "ip": "192.168.99.101"}` or `{"auto": true, "pool": "edge"}`.
+/// The value of the annotation: `{"auto": false, "ip": "192.168.99.101"}` or `{"auto": true, "pool": "edge"}`. Several
+/// addresses are separated by commas.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Annotation {
@@ -34,6 +35,8 @@ pub(super) enum Address {
     /// One of a pool of the topology; `None`: of any pool.
     Auto {
         pool: Option<String>,
+        /// As in `spec.ipFamilies`, such as `IPv6`; `None`: either.
+        family: Option<String>,
     },
 }
 
@@ -41,9 +44,10 @@ pub(super) enum Address {
 pub(super) struct Request<'a> {
     pub(super) service: &'a Service,
     pub(super) object: ObjectRef,
-    /// The name of its VIP, unless it shares that of another Service.
+    /// The name of its first VIP, unless it shares those of another Service.
     pub(super) name: VipName,
-    pub(super) address: Address,
+    /// At least one, and at most [`ADDRESSES_MAX`].
+    pub(super) addresses: Vec<Address>,
     pub(super) shown: Shown,
     /// Services with the same key share an address.
     pub(super) key: Option<&'a str>,
@@ -62,9 +66,9 @@ impl<'a> Request<'a> {
     pub(super) fn of(service: &'a Service) -> Result<Option<Self>, Fault> {
         let shown = Shown::of(service);
         let annotated = annotated(service)?;
-        let address = match (shown, annotated) {
+        let addresses = match (shown, annotated) {
             (Shown::External, None) => return Ok(None),
-            (Shown::External, Some(address)) => address,
+            (Shown::External, Some(addresses)) => addresses,
             (Shown::LoadBalancer, annotated) => balanced(service, annotated)?,
         };
         if spec(service).and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
@@ -75,7 +79,7 @@ impl<'a> Request<'a> {
         let object = ObjectRef::of(service);
         let ShownVip { name, .. } = ShownVip::of(service);
         let key = annotation(service, SHARED).filter(|key| !key.is_empty());
-        Ok(Some(Self { service, object, name, address, shown, key }))
+        Ok(Some(Self { service, object, name, addresses, shown, key }))
     }
 
     /// When the Service was created, and its name.
@@ -98,7 +102,8 @@ impl<'a> Request<'a> {
 
     /// Whether its VIP stays where it is when no node has an endpoint: another one could get another address.
     pub(super) fn keeps(&self) -> bool {
-        self.shown == Shown::LoadBalancer || matches!(self.address, Address::Auto { .. })
+        let auto = |address: &Address| matches!(address, Address::Auto { .. });
+        self.shown == Shown::LoadBalancer || self.addresses.iter().any(auto)
     }
 }
 
@@ -110,8 +115,8 @@ fn annotation<'a>(service: &'a Service, key: &str) -> Option<&'a str> {
     service.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-/// The address that the annotation asks for.
-fn annotated(service: &Service) -> Result<Option<Address>, Fault> {
+/// The addresses that the annotation asks for.
+fn annotated(service: &Service) -> Result<Option<Vec<Address>>, Fault> {
     let mut given = ANNOTATIONS.iter().filter_map(|key| Some((*key, annotation(service, key)?)));
     let Some((key, value)) = given.next() else { return Ok(None) };
     let wrong = |why: String| {
@@ -125,23 +130,44 @@ fn annotated(service: &Service) -> Result<Option<Address>, Fault> {
     let Annotation { auto, ip, pool } = serde_json::from_str(value)
         .map_err(|error| wrong(format!("is not understood: {error}")))?;
     match (auto, ip, pool) {
-        (true, None, pool) => Ok(Some(Address::Auto { pool })),
+        (true, None, pool) => Ok(Some(automatic(service, pool.as_ref()))),
         (true, Some(_), _) => Err(wrong("has \"auto\": true and an ip".into())),
         (false, _, Some(_)) => Err(wrong("has a pool without \"auto\": true".into())),
         (false, None, None) => Err(wrong("has no ip".into())),
         (false, Some(text), None) => {
             let unreadable = || format!("has no address as ip: \"{}\"", text.escape_default());
-            let ip: IpAddr = text.parse().map_err(|_| wrong(unreadable()))?;
-            Ok(Some(Address::Given(ip)))
+            let mut addresses = Vec::new();
+            for part in text.split(',') {
+                let ip: IpAddr = part.trim().parse().map_err(|_| wrong(unreadable()))?;
+                if addresses.contains(&Address::Given(ip)) || addresses.len() >= ADDRESSES_MAX {
+                    return Err(wrong(format!("has an ip twice, or more than {ADDRESSES_MAX}")));
+                }
+                addresses.push(Address::Given(ip));
+            }
+            Ok(Some(addresses))
         }
     }
 }
 
-/// The address of a load balancer: that of its annotation, else `spec.loadBalancerIP`, else one of any pool.
-fn balanced(service: &Service, annotated: Option<Address>) -> Result<Address, Fault> {
+/// An address of a pool for each family of the Service. One with an annotation has one address, of the family of its
+/// cluster IP.
+fn automatic(service: &Service, pool: Option<&String>) -> Vec<Address> {
+    let families = spec(service).and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
+    let one =
+        |family: Option<&String>| Address::Auto { pool: pool.cloned(), family: family.cloned() };
+    match Shown::of(service) {
+        Shown::LoadBalancer if families.len() > 1 => {
+            families.iter().take(ADDRESSES_MAX).map(|family| one(Some(family))).collect()
+        }
+        _ => vec![one(families.first())],
+    }
+}
+
+/// The addresses of a load balancer: those of its annotation, else `spec.loadBalancerIP`, else such of any pool.
+fn balanced(service: &Service, annotated: Option<Vec<Address>>) -> Result<Vec<Address>, Fault> {
     let given = spec(service).and_then(|spec| spec.load_balancer_ip.as_deref());
     let Some(text) = given.filter(|text| !text.is_empty()) else {
-        return Ok(annotated.unwrap_or(Address::Auto { pool: None }));
+        return Ok(annotated.unwrap_or_else(|| automatic(service, None)));
     };
     let wrong = |why: String| {
         let message = format!("spec.loadBalancerIP {why}. Write an address, or leave it out.");
@@ -151,9 +177,9 @@ fn balanced(service: &Service, annotated: Option<Address>) -> Result<Address, Fa
         .parse()
         .map_err(|_| wrong(format!("is not an address: \"{}\"", text.escape_default())))?;
     match annotated {
-        Some(annotated) if annotated != Address::Given(ip) => {
+        Some(annotated) if annotated != [Address::Given(ip)] => {
             Err(wrong("and the annotation ask for different addresses".into()))
         }
-        _ => Ok(Address::Given(ip)),
+        _ => Ok(vec![Address::Given(ip)]),
     }
 }

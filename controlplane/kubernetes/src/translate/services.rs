@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Service;
 use romana_statemachine::command::{Imported, ObjectKey, VipSpec};
 use romana_statemachine::limits::VIP_CANDIDATES_MAX;
-use romana_statemachine::name::HostName;
+use romana_statemachine::name::{HostName, VipName};
 
 use super::backends::{Backends, Slices, slices};
 use super::requests::{Address, Fault, Request};
@@ -39,12 +39,14 @@ pub(super) fn translate(objects: &Objects, out: &mut Translation) {
 fn want(objects: &Objects, slices: &Slices<'_>, group: &Group<'_>, out: &mut Translation) {
     let Group(requests) = group;
     let [owner, ..] = &requests[..] else { return };
-    let vip =
-        candidates(objects, slices, requests).and_then(|candidates| imported(owner, candidates));
-    match vip {
-        Ok(vip) => {
+    let vips =
+        candidates(objects, slices, requests).and_then(|candidates| imported(owner, &candidates));
+    match vips {
+        Ok(vips) => {
             requests.iter().for_each(|request| show(request.service, owner.service, out));
-            out.want(Desired::of(owner.service, vip));
+            for vip in vips {
+                out.want(Desired::of(owner.service, vip));
+            }
         }
         Err(Fault { reason, message, keeps }) => {
             for request in requests {
@@ -64,7 +66,7 @@ fn refuse(service: &Service, fault: Fault, out: &mut Translation) {
     out.problem(&ObjectRef::of(service), reason, message);
     if keeps {
         show(service, service, out);
-        out.kept.insert(ObjectKey::Vip(ShownVip::of(service).name));
+        out.kept.extend(ShownVip::of(service).all().map(|vip| ObjectKey::Vip(vip.name)));
     }
 }
 
@@ -73,17 +75,29 @@ fn show(service: &Service, owner: &Service, out: &mut Translation) {
     out.shown.insert(ObjectName::of(&service.metadata), ShownVip::of(owner));
 }
 
-/// The VIP that a Service asks for.
-fn imported(request: &Request<'_>, candidates: Vec<HostName>) -> Result<Imported, Fault> {
-    let name = request.name.clone();
-    match &request.address {
+/// The VIPs that a Service asks for, one for each address.
+fn imported(request: &Request<'_>, candidates: &[HostName]) -> Result<Vec<Imported>, Fault> {
+    let names = ShownVip::of(request.service).all().map(|vip| vip.name);
+    let all = request.addresses.iter().zip(names);
+    all.map(|(address, name)| imported_one(address, name, candidates.to_vec())).collect()
+}
+
+fn imported_one(
+    address: &Address,
+    name: VipName,
+    candidates: Vec<HostName>,
+) -> Result<Imported, Fault> {
+    match address {
         Address::Given(ip) => Ok(Imported::Vip(VipSpec { name, ip: *ip, candidates })),
-        Address::Auto { pool } => {
-            let of = pool.as_ref().map(|pool| format!(" of pool {}", pool.escape_default()));
+        Address::Auto { pool, family } => {
+            let text = |text: &Option<String>| {
+                text.as_deref().unwrap_or("any").escape_default().to_string()
+            };
             let message = format!(
-                "an address{} is asked for: addresses for VIPs are not chosen automatically yet. Give \"auto\": \
-                 false and an \"ip\", or spec.loadBalancerIP.",
-                of.unwrap_or_default()
+                "an address of {} pool and {} family is asked for: addresses for VIPs are not chosen automatically \
+                 yet. Give \"auto\": false and an \"ip\", or spec.loadBalancerIP.",
+                text(pool),
+                text(family),
             );
             Err(Fault { reason: "AutoNotSupported", message, keeps: false })
         }

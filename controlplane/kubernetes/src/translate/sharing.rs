@@ -17,10 +17,10 @@ pub(super) struct Group<'a>(pub(super) Vec<Request<'a>>);
 /// The groups, and what cannot be in the one that it asks for.
 pub(super) fn groups(requests: Vec<Request<'_>>) -> (Vec<Group<'_>>, Vec<(Request<'_>, Fault)>) {
     let (mut groups, mut refused) = (Vec::new(), Vec::new());
-    let mut shared: BTreeMap<(&str, Address), Vec<Request<'_>>> = BTreeMap::new();
+    let mut shared: BTreeMap<(&str, Vec<Address>), Vec<Request<'_>>> = BTreeMap::new();
     for request in requests {
         match request.key {
-            Some(key) => shared.entry((key, request.address.clone())).or_default().push(request),
+            Some(key) => shared.entry((key, request.addresses.clone())).or_default().push(request),
             None => groups.push(Group(vec![request])),
         }
     }

@@ -80,7 +80,7 @@ sim-build:
 mutants: ## Bugs planted in a copy, one after the other: the suite must find each
 	./chaos/mutants/run.sh
 
-bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, restarts, the feed, CNI (needs containernetworking-plugins), virtual IPs (needs keepalived)
+bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, restarts, the feed, CNI (needs containernetworking-plugins), virtual IPs (needs keepalived), DNS (needs dnsperf, dnsmasq-base, unbound)
 	$(CARGO) build --release $(BINS)
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench commit
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench failover
@@ -94,6 +94,7 @@ bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, re
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench policy
 	if ./deploy/test-kubernetes.sh >/dev/null; then "$${CARGO_TARGET_DIR:-target}/release/chaos" bench kubernetes; fi
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench vip
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench dns
 
 clean: ## Remove what was built
 	$(CARGO) clean

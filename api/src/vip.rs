@@ -1,17 +1,37 @@
-//! `/v1/vips`. A VIP itself is [`romana_statemachine::Vip`].
+//! `/v1/vips`, `/v1/hosts/{name}/vips`.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use romana_statemachine::Vip;
+use romana_statemachine::command::Source;
 use romana_statemachine::name::{HostName, InstanceId};
 use serde::{Deserialize, Serialize};
 
-/// The request for a VIP without its name, which is in the path.
+/// A VIP, and who asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SourcedVip {
+    #[serde(flatten)]
+    pub vip: Vip,
+    /// The object of Kubernetes that asks for it, a Service; absent: an operator does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// The request for a VIP without its name, which is in the path: an address, or `auto` for one of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VipBody {
-    pub ip: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpAddr>,
+    /// Whether the address is one of a pool of the topology.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+    /// The pool; absent: any. Only with `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// Hosts that may hold it; empty: all.
     #[serde(default)]
     pub candidates: Vec<HostName>,

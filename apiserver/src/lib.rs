@@ -16,7 +16,7 @@ mod follow;
 mod pauses;
 mod trouble;
 
-pub use access::{Access, AccessError};
+pub use access::{Access, AccessError, Client};
 pub use discovery::has_slices;
 pub use follow::follow;
 pub use pauses::Pauses;

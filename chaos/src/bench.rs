@@ -6,6 +6,7 @@ mod audit;
 mod cni;
 mod commit;
 mod crowd;
+mod dns;
 mod etcd;
 mod failover;
 mod feed;
@@ -106,6 +107,12 @@ pub enum What {
         #[arg(long, default_value_t = 3)]
         rounds: usize,
     },
+    /// DNS: names of 10 000 Services, beside dnsmasq and unbound, asked by dnsperf; at rest and with 100 changes per second.
+    Dns {
+        /// Seconds per figure.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// New blocks: until every other host's kernel has the route.
     Routes {
         /// Hosts, each with an agent.
@@ -200,6 +207,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
         What::Vip { moves } => vip::run(&options, moves).await?,
         What::Policy { changes } => policy::run(&options, changes).await?,
         What::Cni { count } => cni::run(&options, count).await?,
+        What::Dns { seconds } => dns::run(&options, seconds).await?,
         What::Abuse { live, seconds } => abuse::run(&options, live, seconds).await?,
         What::Audit { records, questions } => audit::run(&options, records, questions).await?,
         What::Restart { live, rounds } => restart::run(&options, live, rounds).await?,

@@ -190,7 +190,8 @@ pub fn records<'a>(service: &Service, slices: impl Iterator<Item = &'a Slice>) -
         hosts.values().flat_map(|host| host.addresses.iter().copied()).collect();
     addresses.sort();
     addresses.dedup();
-    ServiceRecords { kind: service.kind.clone(), ports: service.ports.clone(), hosts, addresses }
+    let (kind, ports) = (service.kind.clone(), service.ports.clone());
+    ServiceRecords { kind, ports, hosts, addresses, shared_vip: service.shared_vip.clone() }
 }
 
 /// Adds an element to a short list that has each once.

@@ -1,5 +1,6 @@
 //! Configuration of `romana-dns`: flags, environment, file, defaults, in this order of precedence.
 
+mod stub_domains;
 mod upstreams;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,6 +14,7 @@ use romana_daemon::config::{ConfigError, Layers};
 use romana_daemon::log::Form;
 use serde::Deserialize;
 
+use crate::forward::StubDomain;
 use crate::zone::{Part, Pods, ServiceName, Settings};
 
 /// Port of the metrics endpoint: that of CoreDNS.
@@ -87,6 +89,9 @@ struct Given {
     /// Where other names are asked: addresses, or a file like resolv.conf [default: /etc/resolv.conf].
     #[arg(long, env = "ROMANA_DNS_UPSTREAM", value_delimiter = ',', value_name = "ADDR|FILE,…")]
     upstream: Option<Vec<String>>,
+    /// A zone of others and the servers that are asked for its names, instead of the upstreams. May be repeated.
+    #[arg(long, env = "ROMANA_DNS_STUB_DOMAIN", value_delimiter = ';', value_name = "ZONE=ADDR,…")]
+    stub_domain: Option<Vec<String>>,
     /// Networks whose clients may ask for other names [default: private ones]; Romana's always may.
     #[arg(long, env = "ROMANA_DNS_ALLOW", value_delimiter = ',', value_name = "CIDR,…")]
     allow: Option<Vec<IpNet>>,
@@ -131,6 +136,7 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     pub settings: Settings,
     pub upstreams: Vec<SocketAddr>,
+    pub stub_domains: Vec<StubDomain>,
     pub allow: Vec<IpNet>,
     pub rate: u32,
     pub connections: usize,
@@ -186,11 +192,16 @@ impl Config {
         }
         let asked = given.upstream.clone().unwrap_or_else(|| vec![RESOLV_CONF.into()]);
         let upstreams = upstreams::read(&asked, &listen).map_err(|why| wrong("upstream", why))?;
+        let settings = settings(&given)?;
+        let stubs = given.stub_domain.as_deref().unwrap_or_default();
+        let stub_domains = stub_domains::read(stubs, &settings.zone, &listen)
+            .map_err(|why| wrong("stub_domain", why))?;
         let private = || PRIVATE.iter().filter_map(|network| network.parse().ok()).collect();
         Ok(Self {
-            settings: settings(&given)?,
+            settings,
             listen,
             upstreams,
+            stub_domains,
             allow: given.allow.unwrap_or_else(private),
             rate: given.rate.unwrap_or(RATE),
             connections: given.connections.unwrap_or(CONNECTIONS).max(1),

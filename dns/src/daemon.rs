@@ -68,9 +68,11 @@ pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
     let services = follow_kubernetes(&config, &mut tasks, &status, &problems)?;
     let feed = follow_feed(&config, &mut tasks)?;
     let metrics = Arc::new(Metrics::default());
-    let forwarder = (!config.upstreams.is_empty()).then(|| {
-        let (upstreams, cache) = (&config.upstreams, config.cache);
-        Arc::new(Forwarder::new(upstreams, cache, config.random_case, Arc::clone(&metrics)))
+    let forwards = !config.upstreams.is_empty() || !config.stub_domains.is_empty();
+    let forwarder = forwards.then(|| {
+        let (upstreams, stubs) = (&config.upstreams, &config.stub_domains);
+        let (cache, random_case) = (config.cache, config.random_case);
+        Arc::new(Forwarder::new(upstreams, stubs, cache, random_case, Arc::clone(&metrics)))
     });
     if let Some(forwarder) = &forwarder {
         tasks.spawn("upstreams", Arc::clone(forwarder).check(stop.clone()));

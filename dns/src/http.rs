@@ -116,6 +116,8 @@ impl Probe for DnsProbe {
         if !upstreams.is_empty() && upstreams.iter().all(|upstream| !upstream.up) {
             problems.push("no upstream answers: only our own names are resolved".into());
         }
+        let silent = self.server.forwarder.iter().flat_map(|forwarder| forwarder.silent());
+        problems.extend(silent.map(|zone| format!("no upstream of stub domain {zone} answers")));
         Status {
             program: "romana-dns",
             version: env!("CARGO_PKG_VERSION"),
@@ -163,13 +165,13 @@ impl Probe for DnsProbe {
         }
         let mut silence = |of: &str, ms: Option<u64>| {
             if let Some(ms) = ms {
-                let name = format!("romana_dns_{of}_silence_seconds");
+                let name = format!("romana_dns_{of}_seconds");
                 let help = "Time since the source was last heard";
                 registry.register(name, help, ConstGauge::new(ms as f64 / 1e3));
             }
         };
-        silence("kubernetes", status.kubernetes.as_ref().and_then(|one| one.silence_ms));
-        silence("feed", status.feed.as_ref().and_then(|feed| feed.silence_ms));
+        silence("kubernetes_silence", status.kubernetes.as_ref().and_then(|one| one.silence_ms));
+        silence("feed_silence", status.feed.as_ref().and_then(|feed| feed.silence_ms));
         if let Some(kubernetes) = &status.kubernetes {
             let help = "Sessions with the API server that failed";
             let failures = ConstCounter::new(kubernetes.failures);

@@ -23,6 +23,9 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Whether backends that are not ready have names, too.
     pub publish_not_ready: bool,
+    /// The VIP of another Service that it shares, as romanad notes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_vip: Option<String>,
 }
 
 /// What stands behind a Service.

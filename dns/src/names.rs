@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::inventory::is_label;
 
+/// VIPs of one Service.
+const VIPS_MAX: usize = 4;
+
 /// Names from Romana's feed. Names are kept in lower case, as questions are asked in any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Stored")]
@@ -56,6 +59,13 @@ impl Names {
     #[must_use]
     pub fn vip(&self, name: &str) -> Option<IpAddr> {
         self.vips.get(name).copied()
+    }
+
+    /// The addresses of all VIPs of a Service: the first has its name, further ones a number behind it.
+    #[must_use]
+    pub fn vips_of(&self, service: &str) -> Vec<IpAddr> {
+        let more = (2..=VIPS_MAX).filter_map(|number| self.vip(&format!("{service}.{number}")));
+        self.vip(service).into_iter().chain(more).collect()
     }
 
     /// The VIP at an address.

@@ -104,7 +104,9 @@ impl Question {
     pub fn forwarded(&self, from: &Message) -> Message {
         let mut response = self.response(from.metadata.response_code);
         response.metadata.recursion_available = true;
-        response.metadata.authentic_data = from.metadata.authentic_data;
+        // Only to those who know the bit (RFC 6840, section 5.8).
+        let understands = self.wants_dnssec() || self.metadata.authentic_data;
+        response.metadata.authentic_data = from.metadata.authentic_data && understands;
         let ours = |records: &[Record]| {
             let respelled = records.iter().cloned().map(|mut record| {
                 // The upstream may have been asked in another case.

@@ -71,6 +71,7 @@ fn services() -> impl Strategy<Value = Service> {
         kind,
         ports,
         publish_not_ready,
+        shared_vip: None,
     })
 }
 
@@ -367,7 +368,8 @@ fn server() -> Server {
     let group = Group { ports: vec![port.clone()], backends: backends.collect() };
     let slice = Slice { service: "s0".into(), groups: vec![group] };
     let kind = ServiceKind::Headless;
-    let service = Service { kind, ports: vec![port], publish_not_ready: false };
+    let ports = vec![port];
+    let service = Service { kind, ports, publish_not_ready: false, shared_vip: None };
     catalogue.apply(Change::Service("n0".into(), "s0".into(), Some(service)));
     catalogue.apply(Change::Slice("n0".into(), "s0".into(), Some(slice)));
     let services = watch::Sender::new(Some(catalogue.services().clone()));

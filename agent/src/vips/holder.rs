@@ -146,7 +146,7 @@ impl Holder {
                     Ok(()) => {}
                     Err(_) => return,
                 },
-                changed = self.standing.changed() => match changed {
+                changed = self.enrolment_state.changed() => match changed {
                     Ok(()) => due = Instant::now(),
                     Err(_) => return,
                 },

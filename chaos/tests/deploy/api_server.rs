@@ -18,10 +18,12 @@ const RANGES: [(&str, &[&str]); 2] = [
 /// Who the control plane is.
 const ACCOUNT: &str = "system:serviceaccount:kube-system:romanad";
 
-/// Whether the control plane's account may do this.
+/// Whether the control plane's account may do this. `resource` may be a part of one, such as `services/status`.
 fn may(server: &ApiServer, verb: &str, resource: &str, group: &str) -> bool {
+    let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
     let resource = if group.is_empty() { resource.into() } else { format!("{resource}.{group}") };
-    let asked = ["auth", "can-i", verb, &resource, "--all-namespaces", "--as", ACCOUNT];
+    let part = format!("--subresource={part}");
+    let asked = ["auth", "can-i", verb, &resource, "--all-namespaces", "--as", ACCOUNT, &part];
     // It fails where it says no.
     server.kubectl(&asked, "").is_ok_and(|said| said.trim() == "yes")
 }
@@ -50,7 +52,7 @@ async fn the_api_server_takes_every_overlay() {
     }
 }
 
-/// Reading and Events, and nothing that would harm.
+/// Reading, Events, and Services where they show VIPs; nothing else that would harm.
 fn assert_permissions(server: &ApiServer) {
     for (group, resource, verbs) in ALLOWED {
         for verb in verbs {
@@ -62,6 +64,10 @@ fn assert_permissions(server: &ApiServer) {
         ("list", "configmaps", ""),
         ("create", "pods", ""),
         ("update", "services", ""),
+        ("create", "services", ""),
+        ("delete", "services", ""),
+        ("patch", "pods", ""),
+        ("patch", "nodes/status", ""),
         ("patch", "nodes", ""),
         ("delete", "networkpolicies", "networking.k8s.io"),
         ("list", "events", "events.k8s.io"),

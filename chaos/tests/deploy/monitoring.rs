@@ -16,18 +16,20 @@ use crate::kustomize::items;
 use crate::{deploy, must};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Prefixes of our metrics.
-const PREFIXES: [&str; 2] = ["romanad_", "romana_agent_"];
+/// Prefixes of our metrics. Those of romana-dns have CoreDNS' names where the meaning is the same.
+const PREFIXES: [&str; 4] = ["romanad_", "romana_agent_", "romana_dns_", "coredns_"];
 /// What OpenMetrics appends to the name of a metric, besides its unit.
 const ENDINGS: [&str; 5] = ["_total", "_bucket", "_count", "_sum", "_info"];
 /// Sources that register metrics, besides those that a scrape shows: families without a value yet, the agent's
-/// (it needs a host of its own), those of a replica that follows Kubernetes, and those of one that waits.
-const SOURCES: [&str; 5] = [
+/// (it needs a host of its own), those of the DNS server, of a replica that follows Kubernetes, and of one that waits.
+const SOURCES: [&str; 7] = [
     "agent/src/http.rs",
     "controlplane/kubernetes/src/watch/status.rs",
     "controlplane/src/metrics.rs",
     "controlplane/src/waiting/room.rs",
     "daemon/src/problems.rs",
+    "dns/src/http.rs",
+    "dns/src/metrics.rs",
 ];
 
 /// A replica in a temporary directory, killed on drop.
@@ -101,10 +103,14 @@ fn is_registered(metric: &str, sources: &str) -> bool {
     if sources.contains(&format!("{metric} ")) {
         return true; // written as text, by a replica that waits
     }
-    let name = PREFIXES.iter().find_map(|prefix| metric.strip_prefix(prefix)).unwrap();
+    let parts = PREFIXES.iter().find_map(|prefix| Some((prefix, metric.strip_prefix(prefix)?)));
+    let (prefix, name) = parts.unwrap();
     let stem = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
     let without_unit = stem.strip_suffix("_seconds").unwrap_or(stem);
-    [stem, without_unit].iter().any(|name| sources.contains(&format!("\"{name}\"")))
+    let written = |name: &str| {
+        sources.contains(&format!("\"{name}\"")) || sources.contains(&format!("\"{prefix}{name}\""))
+    };
+    written(stem) || written(without_unit)
 }
 
 #[tokio::test]
@@ -134,6 +140,9 @@ fn a_metric_that_is_not_registered_is_found() {
     assert!(is_registered("romanad_refusals_total", sources));
     assert!(!is_registered("romanad_refusal_total", sources));
     assert!(!is_registered("romanad_refusals_by_code_total", sources));
+    let whole = r#"registry.register("coredns_dns_requests", help, requests);"#;
+    assert!(is_registered("coredns_dns_requests_total", whole));
+    assert!(!is_registered("coredns_dns_request_total", whole));
 }
 
 #[test]

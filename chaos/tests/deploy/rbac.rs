@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 use crate::kustomize::{Template, items, named, of_kind, overlays, rendered, text};
 
 /// What `romanad --kubernetes` may do: group, resource, verbs.
-pub(crate) const ALLOWED: [(&str, &str, &[&str]); 8] = [
+pub(crate) const ALLOWED: [(&str, &str, &[&str]); 9] = [
     ("", "endpoints", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
     ("", "nodes", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
-    ("", "services", &["list", "watch"]),
+    ("", "services", &["list", "patch", "watch"]),
+    ("", "services/status", &["patch"]),
     ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
     ("events.k8s.io", "events", &["create", "patch"]),
     ("networking.k8s.io", "networkpolicies", &["list", "watch"]),
@@ -61,7 +62,7 @@ fn triples(allowed: &[(&str, &str, &[&str])]) -> BTreeSet<(String, String, Strin
 }
 
 #[test]
-fn the_control_plane_may_read_and_write_events_and_dns_may_read() {
+fn the_control_plane_may_read_and_write_events_and_services_and_dns_may_read() {
     for overlay in overlays() {
         let objects = rendered(&overlay);
         let mut programs = vec![("romanad", triples(&ALLOWED))];

@@ -378,6 +378,69 @@ async fn what_is_not_honoured_gets_an_event() {
     world.shows("/v1/vips", "ip", "192.168.99.101").await;
 }
 
+/// Waits until a Service is so.
+async fn service_is(world: &World, path: &str, what: &str, so: impl Fn(&Value) -> bool) {
+    let objects = world.server.objects().await;
+    let seen = until(what, PATIENCE, async || so(&objects.get(path).await)).await;
+    if let Err(error) = seen {
+        let (service, problems) = (objects.get(path).await, world.problems().await);
+        panic!("{error}\n{service:#}\n{problems:#}\n{}", world.cluster.log_tails(40));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_shows_its_vip_beside_the_addresses_of_others() {
+    let Some(world) = World::start(1).await else { return };
+    let objects = world.server.objects().await;
+    populate(&objects).await;
+    let path = "/api/v1/namespaces/shop/services/web";
+    let shows = |service: &Value, ips: Value| service["spec"]["externalIPs"] == ips;
+    let vip = json!(["192.168.99.101"]);
+    service_is(&world, path, "its VIP", |service| shows(service, vip.clone())).await;
+
+    // Somebody adds another, and the VIP is moved: only ours changes.
+    let external = json!({"spec": {"externalIPs": ["192.0.2.9", "192.168.99.101"]}});
+    objects.patch(path, external).await;
+    let asks = |ip: &str| {
+        let text = json!({"ip": ip}).to_string();
+        json!({"metadata": {"annotations": {"romanaip": text}}})
+    };
+    objects.patch(path, asks("192.168.99.102")).await;
+    let both = json!(["192.0.2.9", "192.168.99.102"]);
+    service_is(&world, path, "the new address", |service| shows(service, both.clone())).await;
+    world.reports("KubernetesServiceNotWritten", false).await;
+
+    // The request ends: what is not ours stays, and no note.
+    objects.patch(path, json!({"metadata": {"annotations": {"romanaip": null}}})).await;
+    let other = json!(["192.0.2.9"]);
+    service_is(&world, path, "it is taken back", |service| {
+        let note = &service["metadata"]["annotations"]["romana.io/vip-status"];
+        shows(service, other.clone()) && note.is_null()
+    })
+    .await;
+    world.hides("/v1/vips", "ip", "192.168.99.102").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_of_our_class_gets_its_ingress() {
+    let Some(world) = World::start(1).await else { return };
+    let objects = world.server.objects().await;
+    populate(&objects).await;
+    let Some(_) = objects.balancer("shop", "edge", "192.168.99.110").await else {
+        assert!(objects.version().await < (1, 22), "it drops loadBalancerClass");
+        return;
+    };
+    let path = "/api/v1/namespaces/shop/services/edge";
+    let ingress = |service: &Value| service["status"]["loadBalancer"]["ingress"][0]["ip"].clone();
+    service_is(&world, path, "its address", |service| ingress(service) == "192.168.99.110").await;
+    world.shows("/v1/vips", "name", "edge.shop").await;
+    // Of another type: it is no load balancer of ours any more.
+    let change = json!({"spec": {"type": "ClusterIP", "loadBalancerIP": null}});
+    objects.patch(path, change).await;
+    service_is(&world, path, "no address", |service| ingress(service).is_null()).await;
+    world.hides("/v1/vips", "name", "edge.shop").await;
+}
+
 /// Load: pods as fast as the API server takes them, then all listed again by the next process. `KUBERNETES_PODS` is their
 /// number, 10 000 at most.
 #[tokio::test(flavor = "multi_thread")]

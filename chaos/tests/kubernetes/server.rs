@@ -173,6 +173,29 @@ impl Objects {
         self.create(&path, json!({"metadata": {"name": name}, "spec": spec})).await;
     }
 
+    /// A service of type LoadBalancer; `None`: the server does not know `loadBalancerClass` (before 1.21).
+    pub(crate) async fn balancer(&self, namespace: &str, name: &str, ip: &str) -> Option<Value> {
+        let services = format!("/api/v1/namespaces/{namespace}/services");
+        let spec = json!({
+            "type": "LoadBalancer",
+            "loadBalancerClass": "romana.io/vip",
+            "loadBalancerIP": ip,
+            "ports": [{"port": 80}],
+        });
+        let made = self.create(&services, json!({"metadata": {"name": name}, "spec": spec})).await;
+        (made["spec"]["loadBalancerClass"] == "romana.io/vip").then_some(made)
+    }
+
+    /// The version of the server, such as `1.20`.
+    pub(crate) async fn version(&self) -> (u32, u32) {
+        let version = self.get("/version").await;
+        let number = |field: &str| {
+            let text = version[field].as_str().expect("a version");
+            text.trim_end_matches('+').parse().expect("a number")
+        };
+        (number("major"), number("minor"))
+    }
+
     /// A service that asks for an external address, with one endpoint.
     pub(crate) async fn service(&self, namespace: &str, name: &str, annotation: &str) {
         let services = format!("/api/v1/namespaces/{namespace}/services");
@@ -209,6 +232,7 @@ impl Objects {
             {"apiGroups": ["networking.k8s.io"], "verbs": watch, "resources": ["networkpolicies"]},
             {"apiGroups": ["discovery.k8s.io"], "verbs": watch, "resources": ["endpointslices"]},
             {"apiGroups": ["events.k8s.io"], "verbs": ["create", "patch"], "resources": ["events"]},
+            {"apiGroups": [""], "verbs": ["patch"], "resources": ["services", "services/status"]},
         ]);
         let (api, group) = ("/apis/rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io");
         let role = json!({"metadata": {"name": "romanad"}, "rules": rules});

@@ -8,7 +8,9 @@ use romana_statemachine::command::{Imported, ObjectKey, Source};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Command, Refusal};
 
+use crate::objects::ObjectName;
 use crate::problem::{ObjectRef, Problem};
+use crate::shown::ShownVip;
 
 /// The entry of a host's info that says whether its Node was unschedulable when it was last imported: a host that was
 /// drained for that reason is put back in service when the Node is schedulable again; one that an operator drains stays
@@ -54,6 +56,8 @@ pub struct Translation {
     pub problems: Vec<Problem>,
     /// Objects that Kubernetes has and that cannot be translated: the log keeps what it has of them.
     pub(crate) kept: BTreeSet<ObjectKey>,
+    /// The VIP that the API server is to show at each Service, if the log has it.
+    pub(crate) shown: BTreeMap<ObjectName, ShownVip>,
     /// Hosts of pods that have addresses or are about to get them.
     pub(crate) occupied: BTreeSet<HostName>,
     /// Ranges that Kubernetes has assigned to Nodes, as text.

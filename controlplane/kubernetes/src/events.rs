@@ -36,13 +36,13 @@ pub struct Schedule {
     recent: Vec<Instant>,
 }
 
-/// A problem of an object: uid, kind and name (an object may have no uid), reason.
-type Key = (String, &'static str, String, String, String);
+/// A problem of an object: uid, kind and name (an object may have no uid), reason, message. An object may have several
+/// problems for one reason.
+type Key = (String, &'static str, String, String, String, String);
 
 #[derive(Debug)]
 struct Written {
     at: Instant,
-    message: String,
     times: i32,
 }
 
@@ -57,7 +57,8 @@ pub struct Due {
 fn key(problem: &Problem) -> Key {
     let object = &problem.object;
     let (namespace, name) = (object.namespace.clone(), object.name.clone());
-    (object.uid.clone(), object.kind, namespace, name, problem.reason.clone())
+    let (reason, message) = (problem.reason.clone(), problem.message.clone());
+    (object.uid.clone(), object.kind, namespace, name, reason, message)
 }
 
 impl Schedule {
@@ -79,20 +80,15 @@ impl Schedule {
 
     /// Whether a problem is new, has another message, or was last written long ago.
     fn is_due(&self, problem: &Problem, now: Instant) -> bool {
-        self.written.get(&key(problem)).is_none_or(|written| {
-            written.message != problem.message || now.duration_since(written.at) >= REPEAT
-        })
+        let written = self.written.get(&key(problem));
+        written.is_none_or(|written| now.duration_since(written.at) >= REPEAT)
     }
 
     fn begin(&mut self, problem: Problem, now: Instant) -> Due {
         self.recent.push(now);
-        let message = problem.message.clone();
         let written = self.written.entry(key(&problem));
-        let written =
-            written.or_insert_with(|| Written { at: now, message: String::new(), times: 0 });
-        written.times =
-            if written.message == message { written.times.saturating_add(1) } else { 1 };
-        (written.at, written.message) = (now, message);
+        let written = written.or_insert_with(|| Written { at: now, times: 0 });
+        (written.at, written.times) = (now, written.times.saturating_add(1));
         Due { times: written.times, problem }
     }
 
@@ -217,6 +213,14 @@ mod tests {
         let other = [problem("a", "taken by b")];
         assert_eq!(schedule.due(&other, at(601))[0].times, 1, "it says something else");
         assert_eq!(schedule.due(&other, at(602)), []);
+    }
+
+    #[test]
+    fn two_problems_for_one_reason_are_written_once_each() {
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
+        let problems = [problem("a", "one is taken"), problem("a", "two is taken")];
+        assert_eq!(schedule.due(&problems, now).len(), 2);
+        assert_eq!(schedule.due(&problems, now), []);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Guarded {
     pub held: Option<String>,
     /// The number of objects that are not withdrawn.
     pub count: usize,
+    /// Whether the API server is that of another cluster than the followed one: nothing is written to it.
+    pub foreign: bool,
     /// Another complete list should follow after this time.
     pub list_after: Option<Duration>,
 }
@@ -97,7 +99,7 @@ impl Guard {
         let (held, count, kinds) = match doubt {
             Doubt::List(why) => {
                 let count = state.sources().filter(|(key, _)| HeldKind::of(key).is_some()).count();
-                return Guarded { held: Some(why), count, ..Guarded::default() };
+                return Guarded { held: Some(why), count, foreign: true, ..Guarded::default() };
             }
             Doubt::Nothing => (None, 0, Vec::new()),
             Doubt::Kinds(kinds, count) => {
@@ -111,7 +113,8 @@ impl Guard {
             (self.unproven, self.empty) = (false, BTreeMap::new());
         }
         let again = held.is_some() && !kinds.contains(&HeldKind::Host);
-        Guarded { plan, held, count, list_after: again.then_some(AGAIN_AFTER) }
+        let list_after = again.then_some(AGAIN_AFTER);
+        Guarded { plan, held, count, foreign: false, list_after }
     }
 
     fn doubt(&mut self, state: &State, objects: &Objects, translation: &Translation) -> Doubt {

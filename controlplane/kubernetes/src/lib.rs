@@ -1,12 +1,13 @@
 //! # Kubernetes
 //!
 //! Translates the objects of a Kubernetes cluster into commands for the log. Pure: no I/O, no clock, no async; except
-//! for [`watch`], which follows the API server, and [`events`], which writes to it.
+//! for [`watch`], which follows the API server, and [`events`] and [`writes`], which write to it.
 //!
 //! ```text
 //!   watch ─► Objects (of the API server) ──► translate ──► Translation (what the log should have; problems)
 //!                                                              │
 //!   State ─────────────────────────────────────────────────► diff ──► Plan (commands; problems) ─► events
+//!   State, Objects ──────────────────────────────────────► writes: where Services show their VIPs
 //! ```
 //!
 //! Level-triggered: both sides are compared as a whole, so it does not matter which events were missed. What came from
@@ -20,6 +21,7 @@
 //! | Pod | endpoint at each of its addresses: segment of `romana.io/segment`, labels, named ports |
 //! | NetworkPolicy | policy `kube.<namespace>.<name>` |
 //! | Service with `romanaip` or `romanavip` | VIP `<service>.<namespace>`; candidates: nodes with a ready endpoint |
+//! | Service of type LoadBalancer, class `romana.io/vip` | the same; without a ready endpoint any node, if policy is Cluster |
 //!
 //! The segment of a pod decides from which block its address comes, so it is known before there is an endpoint:
 //! [`watch::Segments`].
@@ -38,8 +40,10 @@ pub mod guard;
 mod held;
 mod objects;
 mod problem;
+mod shown;
 mod translate;
 pub mod watch;
+pub mod writes;
 
 pub use desired::{Desired, Translation};
 pub use diff::{Plan, diff};

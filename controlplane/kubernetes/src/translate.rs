@@ -1,9 +1,12 @@
 //! Objects → what the log should have. One file per kind of object.
 
+mod backends;
 mod nodes;
 pub(crate) mod pods;
 mod policies;
+mod requests;
 mod services;
+mod sharing;
 
 use romana_statemachine::command::{Imported, TenantSpec};
 use romana_statemachine::policy::party::KUBERNETES_NAMESPACE;

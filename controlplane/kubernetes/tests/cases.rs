@@ -6,6 +6,8 @@
 //! @+MILLIS           time passes
 //! delete KIND NAME   the object is deleted; NAME as namespace/name
 //! list               the objects are those of a complete list of the API server
+//! merge NAME JSON    the Service is changed by a merge patch; NAME as namespace/name
+//! writes             from here on, what is written into Services is shown, and taken by the API server
 //! YAML               an object in flow style: created, or replaced (may span lines until its brackets are closed)
 //! ---
 //! the commands that are proposed, what the log does, the problems, and what is held back
@@ -29,9 +31,9 @@ fn open_brackets(text: &str) -> i64 {
     count('{') + count('[') - count('}') - count(']')
 }
 
-/// Carries out the lines of a step.
-fn step(cluster: &mut Cluster, text: &str, out: &mut String) {
-    let mut lines = text.lines();
+/// Carries out the lines of a step. Returns whether what is written into Services is to be shown from here on.
+fn step(cluster: &mut Cluster, text: &str, out: &mut String) -> bool {
+    let (mut lines, mut shows) = (text.lines(), false);
     while let Some(line) = lines.next() {
         let mut line = line.trim().to_owned();
         if line.is_empty() || line.starts_with('#') {
@@ -48,6 +50,12 @@ fn step(cluster: &mut Cluster, text: &str, out: &mut String) {
             cluster.apply(&[command], out);
         } else if line == "list" {
             cluster.listed();
+        } else if line == "writes" {
+            shows = true;
+        } else if let Some(change) = line.strip_prefix("merge ") {
+            let (name, patch) = change.split_once(' ').expect("a name and a patch");
+            let patch = serde_json::from_str(patch).unwrap_or_else(|e| panic!("{line}: {e}"));
+            cluster.merge(name, &patch);
         } else if let Some(name) = line.strip_prefix("delete ") {
             let (kind, name) = name.split_once(' ').expect("a kind and a name");
             cluster.delete(kind, name);
@@ -56,19 +64,24 @@ fn step(cluster: &mut Cluster, text: &str, out: &mut String) {
             cluster.put(object);
         }
     }
+    shows
 }
 
 #[test]
 fn cases() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    check_steps(&folder, 6, Cluster::new, |cluster, given, out| {
-        step(cluster, given, out);
+    let begin = || (Cluster::new(), false);
+    check_steps(&folder, 6, begin, |(cluster, shows), given, out| {
+        *shows |= step(cluster, given, out);
         let guarded = cluster.pass(out);
         for problem in &guarded.plan.problems {
             writeln!(out, "problem: {problem}").unwrap();
         }
         if let Some(why) = &guarded.held {
             writeln!(out, "held, {} objects: {why}", guarded.count).unwrap();
+        }
+        if *shows {
+            cluster.write(out);
         }
     });
 }

@@ -13,7 +13,8 @@ use cluster::Cluster;
 use proptest::prelude::*;
 use proptest::sample::select;
 use romana_kubernetes::{diff, translate};
-use romana_statemachine::command::{HostSource, ObjectKey};
+use romana_statemachine::command::{HostSource, Imported, ObjectKey};
+use romana_statemachine::name::VipName;
 use romana_statemachine::{Command, Host, Labels, State, Term, Vip};
 use serde_json::{Value, json};
 
@@ -97,14 +98,31 @@ fn service() -> impl Strategy<Value = Value> {
         r#"{"ip": "192.168.99.1"}"#,
         r#"{"ip": "192.168.99.2"}"#,
         r#"{"ip": "192.168.99.3"}"#,
+        r#"{"ip": "192.168.99.4,192.168.99.3"}"#,
         r#"{"ip": "192.168.0.1"}"#,
         r#"{"auto": true}"#,
         "{",
     ]);
-    (meta(true), value, prop::bool::weighted(0.8)).prop_map(|(mut meta, value, asks)| {
-        meta["annotations"] = if asks { json!({"romanaip": value}) } else { json!({}) };
-        json!({"kind": "Service", "metadata": meta})
-    })
+    let spec = select(vec![
+        json!({}),
+        json!({"externalIPs": ["192.0.2.9"]}),
+        json!({"externalIPs": ["192.168.99.1", "192.0.2.9"]}),
+        json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip"}),
+        json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip",
+            "externalTrafficPolicy": "Local", "loadBalancerIP": "192.168.99.2"}),
+    ]);
+    let key = select(vec![None, Some("k")]);
+    let asks = prop::bool::weighted(0.8);
+    (meta(true), value, asks, spec, key, 80..82).prop_map(
+        |(mut meta, value, asks, mut spec, key, port)| {
+            meta["annotations"] = if asks { json!({"romanaip": value}) } else { json!({}) };
+            if let Some(key) = key {
+                meta["annotations"]["romana.io/allow-shared-ip"] = json!(key);
+            }
+            spec["ports"] = json!([{"port": port}]);
+            json!({"kind": "Service", "metadata": meta, "spec": spec})
+        },
+    )
 }
 
 fn slice() -> impl Strategy<Value = Value> {
@@ -212,7 +230,7 @@ fn nothing_remains(cluster: &Cluster) {
             }
             ObjectKey::Vip(vip) => {
                 let mut names = objects.services.keys();
-                names.any(|name| vip.as_str() == format!("{}.{}", name.name, name.namespace))
+                names.any(|name| first_of(vip) == format!("{}.{}", name.name, name.namespace))
             }
             ObjectKey::Host(host) => {
                 let of = |pod: &&std::sync::Arc<k8s_openapi::api::core::v1::Pod>| {
@@ -241,6 +259,61 @@ fn pass(cluster: &mut Cluster, log: &mut String) {
     cluster.pass(log);
     assert_eq!(Made::of(&cluster.state), before, "{log}");
     nothing_remains(cluster);
+    services_show_vips(cluster, log);
+}
+
+/// The name of the first VIP of a Service: further ones have a number behind it.
+fn first_of(name: &VipName) -> String {
+    let labels: Vec<&str> = name.as_str().split('.').take(2).collect();
+    labels.join(".")
+}
+
+/// Services show the VIPs that the log has, and nothing else of ours; what others have written there stays.
+fn services_show_vips(cluster: &mut Cluster, log: &mut String) {
+    let texts = |list: &Value| -> Vec<String> {
+        let each = list.as_array().into_iter().flatten();
+        each.map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let shown = |service: &Value| -> (Vec<String>, Value) {
+        let note = &service["metadata"]["annotations"]["romana.io/vip-status"];
+        let note = note.as_str().map(|text| serde_json::from_str(text).unwrap());
+        (texts(&service["spec"]["externalIPs"]), note.unwrap_or_default())
+    };
+    let all = |cluster: &Cluster| -> BTreeMap<String, Value> {
+        let all = cluster.objects.services.iter();
+        all.map(|(name, service)| (name.to_string(), serde_json::to_value(&**service).unwrap()))
+            .collect()
+    };
+    let before = all(&*cluster);
+    cluster.write(log);
+    let is_ending = |service: &Value| !service["metadata"]["deletionTimestamp"].is_null();
+    for (name, service) in all(&*cluster).into_iter().filter(|(_, service)| !is_ending(service)) {
+        let (old, old_note) = shown(&before[&name]);
+        let (new, note) = shown(&service);
+        let ours = texts(&old_note["externalIPs"]);
+        let foreign = old.iter().filter(|ip| !ours.contains(ip));
+        foreign.for_each(|ip| assert!(new.contains(ip), "{name} has lost {ip}: {log}"));
+        let ingress = &service["status"]["loadBalancer"]["ingress"];
+        let Some(vip) = note["vip"].as_str() else {
+            assert!(ingress.is_null(), "{name} shows no VIP: {log}");
+            assert!(new.iter().all(|ip| old.contains(ip) && !ours.contains(ip)), "{name}: {log}");
+            continue;
+        };
+        let vips = cluster.state.vips().filter(|one| first_of(&one.name) == vip);
+        let ips: Vec<String> = vips.map(|one| one.ip.to_string()).collect();
+        let shows = |ip: &String| new.contains(ip) || ingress[0]["ip"] == ip.as_str();
+        assert!(ips.iter().any(shows), "{name} shows {vip}: {log}");
+    }
+    for (key, source) in cluster.state.sources() {
+        let ObjectKey::Vip(vip) = key else { continue };
+        let of = |service: &Value| service["metadata"]["uid"] == source.uid.as_str();
+        // None: it was made again with a request that is not understood.
+        let Some(owner) = all(&*cluster).into_values().find(|service| of(service)) else {
+            continue;
+        };
+        let (_, note) = shown(&owner);
+        assert_eq!(note["vip"], first_of(vip), "{log}");
+    }
 }
 
 fn run(steps: &[Step]) {
@@ -412,6 +485,55 @@ proptest! {
         cluster.try_put(kind, object);
         cluster.pass(&mut String::new());
     }
+}
+
+/// The nodes that are not to have load balancers, as their label says, have annotated Services only.
+#[test]
+fn excluded_nodes_have_no_load_balancers() {
+    let mut cluster = Cluster::new();
+    for (name, ip, labels) in [
+        (
+            "n1",
+            "192.168.0.1",
+            json!({"node.kubernetes.io/exclude-from-external-load-balancers": ""}),
+        ),
+        ("n2", "192.168.0.2", json!({})),
+    ] {
+        let status = json!({"addresses": [{"type": "InternalIP", "address": ip}]});
+        let meta = json!({"name": name, "labels": labels});
+        cluster.put(json!({"kind": "Node", "metadata": meta, "status": status}));
+    }
+    let balancer = |ip: &str, policy: &str| {
+        json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip", "loadBalancerIP": ip,
+            "externalTrafficPolicy": policy})
+    };
+    for (name, spec, annotations) in [
+        ("any", balancer("192.168.99.1", "Cluster"), json!({})),
+        ("local", balancer("192.168.99.2", "Local"), json!({})),
+        ("external", json!({}), json!({"romanaip": r#"{"ip": "192.168.99.3"}"#})),
+    ] {
+        let meta = json!({"namespace": "shop", "name": name, "annotations": annotations});
+        cluster.put(json!({"kind": "Service", "metadata": meta, "spec": spec}));
+        let labels = json!({"kubernetes.io/service-name": name});
+        let meta = json!({"namespace": "shop", "name": name, "labels": labels});
+        let endpoints = json!([{"addresses": ["10.1.0.1"], "nodeName": "n1"}]);
+        cluster.put(json!({"kind": "EndpointSlice", "addressType": "IPv4", "metadata": meta,
+            "endpoints": endpoints}));
+    }
+    let translation = translate(&cluster.objects);
+    let candidates = |name: &str| {
+        let found = translation.desired.get(&ObjectKey::Vip(name.into()));
+        found.map(|desired| match &desired.imported {
+            Imported::Vip(spec) => spec.candidates.clone(),
+            other => panic!("{other:?}"),
+        })
+    };
+    // No node has an endpoint that counts: any other one forwards.
+    assert_eq!(candidates("any.shop"), Some(vec!["n2".into()]));
+    assert_eq!(candidates("local.shop"), None);
+    assert_eq!(candidates("external.shop"), Some(vec!["n1".into()]));
+    let reasons: Vec<&str> = translation.problems.iter().map(|one| one.reason.as_str()).collect();
+    assert_eq!(reasons, ["NoReadyEndpoint"]);
 }
 
 /// Before objects have sources, nothing is imported: nothing of it could be withdrawn.

@@ -3,7 +3,8 @@
 //! Level-triggered: objects that changed, or a state that changed, lead to a pass, which compares all of both and
 //! proposes the difference. The first pass waits until every kind of object has been listed completely; while the API
 //! server is away, its last objects stay in force. What cannot be honoured becomes a Kubernetes Event. A list that
-//! lacks much of what the log has is not acted on before that is confirmed ([`Guard`]).
+//! lacks much of what the log has is not acted on before that is confirmed ([`Guard`]). Services show the VIPs that
+//! the log has.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use romana_daemon::reconcile::{self, Reconcile};
 use romana_kubernetes::events::{self, Due, Schedule};
 use romana_kubernetes::guard::{Guard, Guarded};
 use romana_kubernetes::watch::{self, Listener, News, Segments, Status};
+use romana_kubernetes::writes::{Write, writes};
 use romana_kubernetes::{Objects, Plan, Problem, Translation, translate};
 use romana_replica::ProposeError;
 use romana_statemachine::{Command, Revision, Topic, plural};
@@ -24,6 +26,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::kubernetes_services::ServiceWriter;
 use super::pass::PASS_FAILED;
 use super::{LeaderContext, Task, TaskError, Wake};
 
@@ -83,20 +86,26 @@ impl Kubernetes {
         Listener::new(self.access.clone(), status, segments)
     }
 
-    /// Writes Events for the latest problems.
+    /// Writes Events for the latest problems: those of objects, and those with what is written into Services.
     async fn write_events(
         &self,
         context: &LeaderContext,
         mut problems: latest::Receiver<Vec<Problem>>,
+        mut unshown: latest::Receiver<Vec<Problem>>,
     ) {
         let mut schedule = Schedule::default();
         loop {
-            // The sender lives as long as this future.
-            _ = timeout(EVENTS_PERIOD, problems.changed()).await;
-            let due = {
-                let problems = problems.borrow_and_update();
-                schedule.due(&problems, std::time::Instant::now())
+            // The senders live as long as this future.
+            let news = async {
+                tokio::select! {
+                    _ = problems.changed() => {}
+                    _ = unshown.changed() => {}
+                }
             };
+            _ = timeout(EVENTS_PERIOD, news).await;
+            let mut all = problems.borrow_and_update().clone();
+            all.extend_from_slice(&unshown.borrow_and_update());
+            let due = schedule.due(&all, std::time::Instant::now());
             if due.is_empty() {
                 continue;
             }
@@ -146,6 +155,9 @@ impl Task for Kubernetes {
             let context = &*context;
             let (_running, _forget) = (self.status.begin(), Forget(&self.segments));
             let (tell, told) = latest::channel(Vec::new());
+            let (show, shown) = latest::channel(Vec::new());
+            let (refuse, unshown) = latest::channel(Vec::new());
+            let writer = ServiceWriter::new(context, &self.access, refuse);
             let follower = Follower {
                 context,
                 status: &self.status,
@@ -160,12 +172,14 @@ impl Task for Kubernetes {
                 pause: SETTLE.0,
                 trouble: None,
                 tell,
+                show,
             };
             // The task is dropped when the replica no longer leads.
             let (problems, stop) = (context.problems(), CancellationToken::new());
             tokio::select! {
                 () = Box::pin(reconcile::run(follower, SCHEDULE, problems, stop)) => {}
-                () = Box::pin(self.write_events(context, told)) => {}
+                () = Box::pin(self.write_events(context, told, unshown)) => {}
+                () = Box::pin(writer.run(shown)) => {}
             }
             Ok(())
         })
@@ -193,6 +207,7 @@ struct Follower<'a> {
     /// Code of the reported trouble with the API server.
     trouble: Option<&'static str>,
     tell: latest::Sender<Vec<Problem>>,
+    show: latest::Sender<Vec<Write>>,
 }
 
 impl Reconcile for Follower<'_> {
@@ -288,13 +303,20 @@ impl Follower<'_> {
         let planned = spawn_blocking(move || {
             let translation = translation.unwrap_or_else(|| Arc::new(translate(&objects)));
             let guarded = guard.plan(&state, &objects, &translation, term);
-            (objects, translation, guard, guarded)
+            let foreign = guarded.foreign;
+            let writes = (!foreign).then(|| writes(&state, &objects, &translation));
+            (objects, translation, guard, guarded, writes.unwrap_or_default())
         });
-        let (objects, translation, guard, guarded) =
+        let (objects, translation, guard, guarded, writes) =
             planned.await.unwrap_or_else(|error| resume_unwind(error.into_panic()));
         self.objects = Some(objects);
         self.translation = Some(Arc::clone(&translation));
         self.guard = guard;
+        self.show.send_if_modified(|shown| {
+            let modified = *shown != writes;
+            *shown = writes;
+            modified
+        });
         let plan = self.hold(guarded);
         self.settled = plan.commands.is_empty().then_some(revision);
         let problems = self.propose(plan, &translation).await?;
@@ -307,7 +329,7 @@ impl Follower<'_> {
 
     /// Reports what is held back. Returns the plan for the rest.
     fn hold(&mut self, guarded: Guarded) -> Plan {
-        let Guarded { plan, held, count, list_after } = guarded;
+        let Guarded { plan, held, count, list_after, .. } = guarded;
         if let Some(pause) = list_after {
             self.listener.list_after(pause);
         }

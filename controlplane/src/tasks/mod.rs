@@ -20,6 +20,8 @@ mod context;
 pub mod hold;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+#[cfg(feature = "kubernetes")]
+mod kubernetes_services;
 pub mod liveness;
 pub mod members;
 mod pass;

@@ -487,6 +487,14 @@ async fn vips_and_views(tour: &mut Tour<'_>) {
     let vip = json!({"ip": "192.168.99.101", "candidates": ["h1"]});
     let refused = tour.ask("PUT", "/v1/vips/web.default", Some(vip.clone()), 422).await;
     assert_eq!(refused["error"]["code"], "VipsNotServed");
+    for malformed in [
+        json!({}),
+        json!({"auto": true, "ip": "192.168.99.101"}),
+        json!({"ip": "192.168.99.101", "pool": "edge"}),
+    ] {
+        let refused = tour.ask("PUT", "/v1/vips/web.default", Some(malformed), 400).await;
+        assert_eq!(refused["error"]["code"], "MalformedBody");
+    }
     let lease = json!({"vip_lease_ms": 500, "address_reuse_delay_ms": 1});
     let refused = tour.ask("PATCH", "/v1/settings", Some(lease), 422).await;
     assert_eq!(refused["error"]["code"], "VipsNotServed");

@@ -48,6 +48,8 @@ fn bad_values_say_which_and_why() {
         (vec!["--ttl", "604801"], "ttl"),
         (vec!["--server", "ftp://x"], "server"),
         (vec!["--upstream", "dns.example"], "upstream"),
+        (vec!["--stub-domain", "cluster.local=10.0.0.3"], "stub_domain"),
+        (vec!["--stub-domain", "a.example=10.0.0.3;b.example"], "stub_domain"),
         (vec!["--kubeconfig", "/k"], "kubeconfig"),
         (vec![], "kubernetes"),
     ] {

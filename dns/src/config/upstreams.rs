@@ -50,7 +50,7 @@ fn nameservers(text: &str) -> Vec<SocketAddr> {
 }
 
 /// `10.0.0.2`, `10.0.0.2:53`, `fd00::2`, `[fd00::2]:53`.
-fn address(text: &str) -> Option<SocketAddr> {
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let bare = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, PORT));
     text.parse().ok().or_else(bare)
 }

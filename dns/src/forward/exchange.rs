@@ -45,6 +45,8 @@ impl Request {
         let mut message = Message::new(random(), MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
         message.metadata.checking_disabled = key.unchecked;
+        // Tells an upstream that validates to say so (RFC 6840, section 5.7).
+        message.metadata.authentic_data = true;
         message.add_query(Query::query(name, key.kind));
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_BYTES_MAX);

@@ -4,11 +4,16 @@
 //!   question ──► cache ──► the same question under way? ──► upstreams in turn ──► cache
 //!                  └── stale, if no upstream answers (RFC 8767)
 //! ```
+//! Names in a stub domain are asked of its own upstreams, and of no others: of several such domains the longest counts.
+//!
+//! Answers are not validated. Those of upstreams that validate pass with their signatures as they are, and are kept
+//! apart from those to questions without DO, or with CD (RFC 4035, section 3.2; RFC 6840, section 5).
 
 pub mod cache;
 pub mod exchange;
 pub mod upstream;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,10 +45,27 @@ const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// An answer on its way; `None`: no upstream has answered.
 type Flying = Shared<BoxFuture<'static, Option<Arc<Message>>>>;
 
+/// A zone of others, whose names are asked of servers of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StubDomain {
+    pub zone: LowerName,
+    pub upstreams: Vec<SocketAddr>,
+}
+
+/// Who is asked for the names of a zone, by their places among all upstreams.
+#[derive(Debug)]
+struct Route {
+    zone: LowerName,
+    upstreams: Vec<usize>,
+}
+
 /// Forwards questions.
 #[derive(Debug)]
 pub struct Forwarder {
+    /// All upstreams: one of several zones is here once.
     upstreams: Vec<Upstream>,
+    /// The longest zones first; the last one is the root.
+    routes: Vec<Route>,
     cache: Mutex<Cache>,
     flying: Mutex<HashMap<Key, Flying>>,
     turn: AtomicUsize,
@@ -52,16 +74,33 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A forwarder to these upstreams, with a cache for so many answers.
+    /// A forwarder to these upstreams, and to those of stub domains, with a cache for so many answers.
     #[must_use]
     pub fn new(
         upstreams: &[SocketAddr],
+        stubs: &[StubDomain],
         cache: usize,
         random_case: bool,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let mut all: Vec<Upstream> = Vec::new();
+        let mut routes = Vec::new();
+        let others = StubDomain { zone: Name::root().into(), upstreams: upstreams.to_vec() };
+        for StubDomain { zone, upstreams } in [&others].into_iter().chain(stubs) {
+            let mut places = Vec::new();
+            for address in upstreams {
+                let known = all.iter().position(|one| one.address == *address);
+                places.push(known.unwrap_or_else(|| {
+                    all.push(Upstream::new(*address));
+                    all.len() - 1
+                }));
+            }
+            routes.push(Route { zone: zone.clone(), upstreams: places });
+        }
+        routes.sort_by_key(|route| Reverse(route.zone.num_labels()));
         Self {
-            upstreams: upstreams.iter().copied().map(Upstream::new).collect(),
+            upstreams: all,
+            routes,
             cache: Mutex::new(Cache::new(cache)),
             flying: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -73,6 +112,32 @@ impl Forwarder {
     /// Addresses of the upstreams, and whether they answer.
     pub fn upstreams(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
         self.upstreams.iter().map(|upstream| (upstream.address, upstream.is_up()))
+    }
+
+    /// Stub domains none of whose upstreams answers.
+    pub fn silent(&self) -> impl Iterator<Item = &LowerName> {
+        let stubs = self.routes.iter().filter(|route| !route.zone.is_root());
+        let silent = stubs.filter(move |route| self.of(route).all(|upstream| !upstream.is_up()));
+        silent.map(|route| &route.zone)
+    }
+
+    /// Whether there is anybody to ask for a name.
+    #[must_use]
+    pub fn serves(&self, name: &LowerName) -> bool {
+        self.route(name).is_some_and(|route| !route.upstreams.is_empty())
+    }
+
+    fn route(&self, name: &LowerName) -> Option<&Route> {
+        self.routes.iter().find(|route| route.zone.zone_of(name))
+    }
+
+    fn of(&self, route: &Route) -> impl Iterator<Item = &Upstream> {
+        route.upstreams.iter().filter_map(move |at| self.upstreams.get(*at))
+    }
+
+    /// The upstreams for a name.
+    fn asked(&self, name: &LowerName) -> Vec<&Upstream> {
+        self.route(name).into_iter().flat_map(|route| self.of(route)).collect()
     }
 
     /// Number of answers in the cache.
@@ -97,7 +162,7 @@ impl Forwarder {
     pub async fn resolve(self: &Arc<Self>, key: Key) -> Option<Message> {
         self.metrics.cache_miss();
         // None is up: what is known is answered at once, rather than after all time-outs.
-        if !self.upstreams.iter().any(Upstream::is_up)
+        if !self.asked(&key.name).into_iter().any(Upstream::is_up)
             && let Some(stale) = self.stale(&key)
         {
             return Some(stale);
@@ -147,11 +212,12 @@ impl Forwarder {
 
     /// Asks the upstreams, one after the other, until one has a useful answer.
     async fn ask(&self, key: &Key) -> Option<Message> {
-        let up: Vec<bool> = self.upstreams.iter().map(Upstream::is_up).collect();
+        let upstreams = self.asked(&key.name);
+        let up: Vec<bool> = upstreams.iter().map(|upstream| upstream.is_up()).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut last = None;
         for at in order(&up, turn, ATTEMPTS) {
-            let upstream = &self.upstreams[at];
+            let upstream = upstreams[at];
             let request = Request::new(key, self.random_case)?;
             match self.attempt(upstream, &request).await {
                 Some(answer) if is_useful(&answer) => return Some(answer),

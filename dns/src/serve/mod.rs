@@ -96,20 +96,26 @@ impl Server {
         let message = match outcome {
             Err(code) => question.refusal(code, recursion),
             Ok(Outcome::Ours(answer)) => match answer.alias.clone() {
-                Some(alias) if recursion && question.metadata.recursion_desired => {
+                Some(alias) if recursion && self.asks(&question, &alias) => {
                     let key = key(&question, LowerName::from(alias));
                     let pending = Pending { question, key, begun: Some(answer), at, max };
                     return self.known_or_ask(pending);
                 }
                 _ => question.authoritative(answer, recursion),
             },
-            Ok(Outcome::NotOurs) if recursion && question.metadata.recursion_desired => {
+            Ok(Outcome::NotOurs) if recursion && self.asks(&question, question.name()) => {
                 let key = key(&question, LowerName::from(question.name()));
                 return self.known_or_ask(Pending { question, key, begun: None, at, max });
             }
             Ok(Outcome::NotOurs) => question.refusal(ResponseCode::Refused, recursion),
         };
         self.reply(message, ours, at, max)
+    }
+
+    /// Whether upstreams are asked for a name: the client wants that, and there are some.
+    fn asks(&self, question: &Question, name: &Name) -> bool {
+        let forwarder = self.forwarder.as_ref().filter(|_| question.metadata.recursion_desired);
+        forwarder.is_some_and(|forwarder| forwarder.serves(&LowerName::from(name)))
     }
 
     /// Answers what [`Server::begin`] left open.

@@ -13,6 +13,9 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The older form of `publishNotReadyAddresses`.
 const TOLERATE_UNREADY: &str = "service.alpha.kubernetes.io/tolerate-unready-endpoints";
 
+/// The annotation in which romanad notes the VIP that a Service shows.
+const VIP_STATUS: &str = "romana.io/vip-status";
+
 /// A Service.
 #[must_use]
 pub fn service(object: &KubernetesService) -> Service {
@@ -32,7 +35,18 @@ pub fn service(object: &KubernetesService) -> Service {
         ServiceKind::Cluster(addresses(&all.unwrap_or_else(|| vec![primary])))
     };
     let publish_not_ready = spec.publish_not_ready_addresses.unwrap_or(tolerates);
-    Service { kind, ports: ports.collect(), publish_not_ready }
+    let shared_vip = shared_vip(object);
+    Service { kind, ports: ports.collect(), publish_not_ready, shared_vip }
+}
+
+/// The VIP that a Service shows, if it is that of another one.
+fn shared_vip(object: &KubernetesService) -> Option<String> {
+    let meta = &object.metadata;
+    let note = meta.annotations.as_ref()?.get(VIP_STATUS)?;
+    let note: serde_json::Value = serde_json::from_str(note).ok()?;
+    let vip = note.get("vip")?.as_str()?.to_ascii_lowercase();
+    let own = format!("{}.{}", meta.name.as_deref()?, meta.namespace.as_deref()?);
+    (vip != own).then_some(vip)
 }
 
 /// An EndpointSlice; `None` if it is of no Service.

@@ -296,7 +296,11 @@ impl Zone<'_> {
                     found.extend(self.rotated(&records.addresses));
                 }
                 (Part::ClusterIp, ServiceKind::Cluster(ips)) => found.extend(ips),
-                (Part::Vip, _) => found.extend(self.names.vip(&format!("{name}.{namespace}"))),
+                (Part::Vip, _) => {
+                    let shared = records.shared_vip.iter().flat_map(|vip| self.names.vips_of(vip));
+                    found.extend(shared);
+                    found.extend(self.names.vips_of(&format!("{name}.{namespace}")));
+                }
                 _ => {}
             }
         }
@@ -408,7 +412,11 @@ impl Zone<'_> {
             |owner: &Owner| self.name_of(&owner.namespace, &owner.service, owner.host.as_deref());
         let mut found: Vec<Name> = self.services.owners(ip).filter_map(of).collect();
         if let Some(vip) = self.names.vip_at(ip) {
-            let service = vip.split_once('.');
+            // A further VIP of a Service has a number behind the name of the first.
+            let is_further =
+                |(first, last): &(&str, &str)| first.contains('.') && last.parse::<u8>().is_ok();
+            let first = vip.rsplit_once('.').filter(is_further);
+            let service = first.map_or(vip, |(first, _)| first).split_once('.');
             let exists =
                 |(name, namespace): &(&str, &str)| self.services.get(namespace, name).is_some();
             found.extend(match service.filter(exists) {

@@ -37,6 +37,8 @@ pub struct ServiceRecords {
     pub hosts: BTreeMap<String, Host>,
     /// All their addresses, sorted.
     pub addresses: Vec<IpAddr>,
+    /// The name of the VIP, if it is that of another Service.
+    pub shared_vip: Option<String>,
 }
 
 /// A published backend.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
+mod dnssec;
 mod hostile;
 mod kubernetes;
 mod outages;

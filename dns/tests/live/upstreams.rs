@@ -187,3 +187,45 @@ fn no_recursion_for_clients_of_other_networks() {
     assert_eq!(dns.status("+norecurse www.example.com A").0, "REFUSED");
     assert_eq!(dns.status("www.example.com A").0, "NOERROR");
 }
+
+/// Names of a stub domain are asked of its own servers, and of no others.
+#[test]
+fn a_stub_domain_has_servers_of_its_own() {
+    let [corp, lab, others] = [(); 3].map(|()| Upstream::start(example));
+    let stubs = format!("corp.example={};lab.corp.example={}", corp.address, lab.address);
+    let (_api, _dir, dns) = start(&[&others], &["--stub-domain", &stubs]);
+    let asked = || [corp.asked(), lab.asked(), others.asked()];
+    for (name, whom) in [
+        ("www.corp.example", [1, 0, 0]),
+        ("www.LAB.corp.example", [1, 1, 0]),
+        ("www.xcorp.example", [1, 1, 1]),
+        ("no.corp.example", [2, 1, 1]),
+    ] {
+        dns.dig(&format!("{name} A"));
+        assert_eq!(asked(), whom, "{name}");
+    }
+    // Without its servers there is no answer, whatever the others say.
+    corp.set_silent(true);
+    until("it to be down", || {
+        assert_eq!(dns.status("www.new.corp.example A").0, "SERVFAIL");
+        dns.get("/status").1.contains("no upstream of stub domain corp.example. answers")
+    });
+    assert_eq!(dns.short("www.b.lab.corp.example A"), ["192.0.2.1"]);
+    assert_eq!(dns.short("www.b.example A"), ["192.0.2.1"]);
+    let others_asked = others.asked();
+    assert_eq!(dns.status("www.newer.corp.example A").0, "SERVFAIL");
+    assert_eq!(others.asked(), others_asked);
+}
+
+/// Without other upstreams, other names are refused.
+#[test]
+fn stub_domains_alone() {
+    let corp = Upstream::start(example);
+    let stub = format!("corp.example={}", corp.address);
+    let (_api, _dir, dns) = start(&[], &["--stub-domain", &stub]);
+    assert_eq!(dns.short("www.corp.example A"), ["192.0.2.1"]);
+    assert_eq!(dns.status("www.example.com A").0, "REFUSED");
+    // Nor is the target of an alias asked for there.
+    assert_eq!(dns.short("out.shop.svc.cluster.local A"), ["www.example.com."]);
+    assert_eq!(corp.asked(), 1);
+}

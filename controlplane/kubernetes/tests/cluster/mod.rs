@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use romana_kubernetes::guard::{Guard, Guarded};
+use romana_kubernetes::writes::{Write as Change, writes};
 use romana_kubernetes::{ObjectName, Objects, Store, diff, translate};
 use romana_statemachine::{Command, Entry, Millis, Outcome, Position, Proposal, State, Term};
 use serde::de::DeserializeOwned;
@@ -32,6 +33,25 @@ where
     true
 }
 
+/// Applies a JSON merge patch (RFC 7386).
+fn merge(target: &mut Value, patch: &Value) {
+    let Some(members) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let target = target.as_object_mut().unwrap();
+    for (name, value) in members {
+        if value.is_null() {
+            target.remove(name);
+        } else {
+            merge(target.entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
 impl Cluster {
     /// A cluster at the newest version, without topology.
     pub(crate) fn new() -> Self {
@@ -45,12 +65,13 @@ impl Cluster {
         cluster
     }
 
-    /// Creates or replaces an object. Its uid is its kind and name, if none is given.
+    /// Creates or replaces an object. Its uid is its kind and name, and its version 1, if none is given.
     pub(crate) fn put(&mut self, mut object: Value) {
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if let Some(meta) = object["metadata"].as_object_mut() {
             meta.entry("uid").or_insert_with(|| json!(format!("{kind}-{name}").to_lowercase()));
+            meta.entry("resourceVersion").or_insert_with(|| json!("1"));
         }
         assert!(self.try_put(&kind, object.clone()), "not a {kind}: {object}");
     }
@@ -85,6 +106,34 @@ impl Cluster {
             _ => objects.endpoints.remove(name).is_some(),
         };
         assert!(found, "no {kind} {name}");
+    }
+
+    /// Changes a Service, which has the next version then.
+    pub(crate) fn merge(&mut self, name: &str, patch: &Value) {
+        let (namespace, name) = name.split_once('/').expect("namespace and name");
+        let name = ObjectName { namespace: namespace.into(), name: name.into() };
+        let mut object = serde_json::to_value(&*self.objects.services[&name]).unwrap();
+        let version = object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>();
+        merge(&mut object, patch);
+        object["metadata"]["resourceVersion"] = json!((version.unwrap() + 1).to_string());
+        assert!(put(&mut self.objects.services, object), "not a Service: {patch}");
+    }
+
+    /// The API server takes what is to be written into Services, until there is nothing left.
+    pub(crate) fn write(&mut self, out: &mut String) {
+        for _ in 0..4 {
+            let changes = writes(&self.state, &self.objects, &translate(&self.objects));
+            if changes.is_empty() {
+                return;
+            }
+            for Change { service, version, status, patch } in changes {
+                let part = if status { " status" } else { "" };
+                writeln!(out, "patch {service}{part} {patch}").unwrap();
+                assert_eq!(patch["metadata"]["resourceVersion"], version, "{service}");
+                self.merge(&format!("{}/{}", service.namespace, service.name), &patch);
+            }
+        }
+        panic!("Services are written again and again: {out}");
     }
 
     /// Applies commands in one entry, and writes the events and refusals.

@@ -66,9 +66,6 @@ codes! {
         "Nothing happened. Changes are not made for pages of other sites; send the request without Origin and Sec-Fetch-Site, or from this server's own origin.";
     /// A path segment is not UTF-8, or invalid.
     MalformedPath => 400, None, "Percent-encode names in paths as UTF-8.";
-    /// Virtual IPs are not supported yet.
-    VipsNotServed => 422, None,
-        "Nothing happened. Use what your platform has for virtual IPs; those that an earlier release accepted can be shown and removed.";
     /// The route does not exist.
     PathNotFound => 404, None, "/v1/openapi.json lists all routes.";
     /// The endpoint does not exist.

@@ -1,5 +1,7 @@
 //! `romana vip`.
 
+mod pool;
+
 use std::net::IpAddr;
 
 use clap::Subcommand;
@@ -8,6 +10,7 @@ use romana_api::Page;
 use romana_api::vip::{SourcedVip, VipBody};
 use romana_client::Query;
 use romana_statemachine::Vip;
+use romana_statemachine::command::IpFamily;
 use romana_statemachine::lease::LeaseLeft;
 
 use crate::answer::Answer;
@@ -17,7 +20,7 @@ use crate::table::{self, Table, Tone, cell};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Request a virtual IP, or change the request (refused: this release does not serve them)
+    /// Request a virtual IP, or change the request
     #[command(visible_alias = "set")]
     Add {
         /// Its name
@@ -25,12 +28,15 @@ pub(crate) enum Command {
         /// The address
         #[arg(required_unless_present = "auto")]
         ip: Option<IpAddr>,
-        /// Take an address from a pool of the topology
+        /// Take an address from a pool; one that has such an address keeps it
         #[arg(long, conflicts_with = "ip")]
         auto: bool,
         /// The pool [default: any]
         #[arg(long, requires = "auto")]
         pool: Option<String>,
+        /// The family of the address [default: either]
+        #[arg(long, requires = "auto", value_name = "ipv4|ipv6", value_parser = family)]
+        family: Option<IpFamily>,
         /// Host that may hold it; may be repeated [default: any host that is up]
         #[arg(long = "candidate", value_name = "HOST")]
         candidates: Vec<String>,
@@ -49,6 +55,9 @@ pub(crate) enum Command {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Pools of addresses for virtual IPs
+    #[command(subcommand)]
+    Pool(pool::Command),
 }
 
 const PATH: &str = "/v1/vips";
@@ -58,12 +67,15 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let path = Query::new(PATH);
         match self {
-            Self::Add { name, ip, candidates } => {
+            Self::Add { name, ip, auto, pool, family, candidates } => {
                 let candidates = candidates.into_iter().map(Into::into).collect();
-                let body = VipBody { ip, candidates };
+                let body = VipBody { ip, auto, pool: pool.map(Into::into), family, candidates };
                 let answer =
                     ctx.change::<SourcedVip>(Method::PUT, path.segment(&name), &body).await?;
-                ctx.out.done(&answer, format!("VIP {name} is requested at {ip}"))
+                let ip = answer.value.object().map(|sourced| sourced.vip.ip).or(ip);
+                let at =
+                    ip.map_or_else(|| String::from("an address of a pool"), |ip| ip.to_string());
+                ctx.out.done(&answer, format!("VIP {name} is requested at {at}"))
             }
             Self::Remove { name } => {
                 let answer = ctx.delete(path.segment(&name), false).await?;
@@ -77,7 +89,16 @@ impl Command {
                 let leases = leases(ctx).await;
                 ctx.show_each(PATH, &names, |vips| details(vips, &leases)).await
             }
+            Self::Pool(command) => command.run(ctx).await,
         }
+    }
+}
+
+fn family(text: &str) -> Result<IpFamily, String> {
+    match text {
+        "ipv4" => Ok(IpFamily::Ipv4),
+        "ipv6" => Ok(IpFamily::Ipv6),
+        _ => Err(String::from("it is neither ipv4 nor ipv6")),
     }
 }
 

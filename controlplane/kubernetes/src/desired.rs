@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::{Metadata, Resource};
-use romana_statemachine::command::{Imported, ObjectKey, Source};
+use romana_statemachine::command::{Imported, ObjectKey, Source, VipFromPool};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Command, Refusal};
 
@@ -17,13 +17,38 @@ use crate::shown::ShownVip;
 /// drained.
 pub(crate) const UNSCHEDULABLE: &str = "kubernetes.unschedulable";
 
+/// What a Kubernetes object asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    Object(Imported),
+    /// A VIP. Its address is taken from a pool when it is imported; then it has that one.
+    VipFromPool(VipFromPool),
+}
+
+impl Wanted {
+    /// The key of the object.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Self::Object(object) => object.key(),
+            Self::VipFromPool(vip) => ObjectKey::Vip(vip.name.clone()),
+        }
+    }
+}
+
+impl From<Imported> for Wanted {
+    fn from(object: Imported) -> Self {
+        Self::Object(object)
+    }
+}
+
 /// One object that the log should have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     /// The Kubernetes object that asks for it.
     pub object: ObjectRef,
     pub source: Source,
-    pub imported: Imported,
+    pub wanted: Wanted,
     /// When the Kubernetes object was created: of two Services that ask for one address, the older one is first.
     pub(crate) created: Option<Time>,
     /// Whether the Kubernetes object is being deleted.
@@ -32,7 +57,7 @@ pub struct Desired {
 
 impl Desired {
     /// An object that a Kubernetes object asks for.
-    pub(crate) fn of<K>(object: &K, imported: Imported) -> Self
+    pub(crate) fn of<K>(object: &K, wanted: impl Into<Wanted>) -> Self
     where
         K: Resource + Metadata<Ty = ObjectMeta>,
     {
@@ -41,7 +66,7 @@ impl Desired {
         let source = Source { kind: object.kind.into(), uid: object.uid.as_str().into() };
         let (created, ending) =
             (meta.creation_timestamp.clone(), meta.deletion_timestamp.is_some());
-        Self { object, source, imported, created, ending }
+        Self { object, source, wanted: wanted.into(), created, ending }
     }
 }
 
@@ -67,7 +92,7 @@ pub struct Translation {
 impl Translation {
     /// Adds an object. If another one has its key already, the second is a problem.
     pub(crate) fn want(&mut self, desired: Desired) {
-        let key = desired.imported.key();
+        let key = desired.wanted.key();
         if let Some(first) = self.desired.get(&key) {
             let message =
                 format!("{} asks for {key} already. Give this one another name.", first.object);

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use romana_statemachine::command::{Imported, ObjectKey, VipSpec, WithdrawObject};
 use romana_statemachine::{Command, Refusal, State, Term, parse_cidr, version};
 
-use crate::desired::{Desired, Translation};
+use crate::desired::{Desired, Translation, Wanted};
 use crate::held::HeldKind;
 use crate::problem::Problem;
 use ownership::Claim;
@@ -104,7 +104,8 @@ impl<'a> Run<'a> {
         refused
     }
 
-    /// The objects to import, in order. Of VIPs the one of the older Service comes first.
+    /// The objects to import, in order. Of VIPs the one of the older Service comes first; those that ask for a certain
+    /// address come before those that take any of a pool.
     fn wanted(&mut self) -> Vec<&'a Desired> {
         let translation = self.translation;
         let mut wanted = Vec::with_capacity(translation.desired.len());
@@ -117,7 +118,8 @@ impl<'a> Run<'a> {
         }
         wanted.sort_by_key(|(phase, key, desired)| {
             let created = desired.created.as_ref().filter(|_| matches!(key, ObjectKey::Vip(_)));
-            (*phase, created, *key)
+            let pooled = matches!(desired.wanted, Wanted::VipFromPool(_));
+            (*phase, pooled, created, *key)
         });
         wanted.into_iter().map(|(_, _, desired)| desired).collect()
     }
@@ -155,8 +157,8 @@ impl<'a> Run<'a> {
     /// Withdraws a VIP that is to get another address, if another VIP waits for the one it has: two VIPs that exchange
     /// their addresses wait for each other.
     fn break_cycle(&mut self, refused: &[Refused<'a>]) -> bool {
-        let waiting = refused.iter().filter_map(|(desired, _)| match &desired.imported {
-            Imported::Vip(spec) => Some(spec),
+        let waiting = refused.iter().filter_map(|(desired, _)| match &desired.wanted {
+            Wanted::Object(Imported::Vip(spec)) => Some(spec),
             _ => None,
         });
         let waiting: Vec<&VipSpec> = waiting.collect();
@@ -181,11 +183,11 @@ impl<'a> Run<'a> {
     fn unwanted(&self, refused: &[Refused<'a>]) -> Vec<ObjectKey> {
         // The endpoint of a pod that is gone must not decide for the next user of its address.
         let replaced = refused.iter().filter(|(desired, _)| {
-            let (key, source) = (desired.imported.key(), &desired.source);
+            let (key, source) = (desired.wanted.key(), &desired.source);
             let found = self.trial.state.source(&key);
             matches!(key, ObjectKey::Endpoint(_)) && found.is_some_and(|found| found != source)
         });
-        let replaced: BTreeSet<_> = replaced.map(|(desired, _)| desired.imported.key()).collect();
+        let replaced: BTreeSet<_> = replaced.map(|(desired, _)| desired.wanted.key()).collect();
         let occupied = ownership::occupied(&self.trial.state, self.translation);
         let unwanted = self.trial.state.sources().filter(|(key, source)| {
             let wanted = self.translation.desired.contains_key(*key) && !self.lost.contains(*key);
@@ -270,7 +272,7 @@ fn other_segments<'a>(
     translation: &'a Translation,
 ) -> impl Iterator<Item = Problem> + 'a {
     translation.desired.iter().filter(|(_, desired)| !desired.ending).filter_map(|(key, desired)| {
-        let Imported::Endpoint(endpoint) = &desired.imported else { return None };
+        let Wanted::Object(Imported::Endpoint(endpoint)) = &desired.wanted else { return None };
         let segment = &state.ipam().block_of(endpoint.ip)?.owner().segment;
         if *segment == endpoint.segment || state.source(key) != Some(&desired.source) {
             return None;

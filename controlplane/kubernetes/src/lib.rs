@@ -45,7 +45,7 @@ mod translate;
 pub mod watch;
 pub mod writes;
 
-pub use desired::{Desired, Translation};
+pub use desired::{Desired, Translation, Wanted};
 pub use diff::{Plan, diff};
 pub use objects::{NetworkPolicy, ObjectName, Objects, Store};
 pub use problem::{ObjectRef, Problem};

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::Cluster;
 use proptest::prelude::*;
 use proptest::sample::select;
-use romana_kubernetes::{diff, translate};
+use romana_kubernetes::{Wanted, diff, translate};
 use romana_statemachine::command::{HostSource, Imported, ObjectKey};
 use romana_statemachine::name::VipName;
 use romana_statemachine::{Command, Host, Labels, State, Term, Vip};
@@ -109,6 +109,8 @@ fn service() -> impl Strategy<Value = Value> {
         json!({"externalIPs": ["192.168.99.1", "192.0.2.9"]}),
         json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip"}),
         json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip",
+            "ipFamilies": ["IPv4", "IPv6"]}),
+        json!({"type": "LoadBalancer", "loadBalancerClass": "romana.io/vip",
             "externalTrafficPolicy": "Local", "loadBalancerIP": "192.168.99.2"}),
     ]);
     let key = select(vec![None, Some("k")]);
@@ -157,6 +159,12 @@ fn others() -> impl Strategy<Value = Value> {
         (0..2, 0..3, 1..4).prop_map(|(ns, n, ip)| json!({"RequestVip":
             {"name": format!("x{n}.ns{ns}"), "ip": format!("192.168.99.{ip}")}})),
         (0..2, 0..3).prop_map(|(ns, n)| json!({"RemoveVip": {"name": format!("x{n}.ns{ns}")}})),
+        select(vec![
+            json!([]),
+            json!(["192.168.99.2/31"]),
+            json!(["192.168.98.0/30", "fd00:98::/64"])
+        ])
+        .prop_map(|ranges| json!({"SetVipPools": {"pools": [{"name": "p", "ranges": ranges}]}})),
         (0..12).prop_map(|ip| json!({"RemoveEndpoint": {"ip": format!("10.1.0.{ip}")}})),
         (0..2, 0..3, 0..3, 0..3).prop_map(|(ns, n, c, host)| json!({"AllocateAddress":
             {"name": format!("cni:ns{ns}.x{n}:c{c}:eth0"), "host": format!("x{host}"),
@@ -523,8 +531,8 @@ fn excluded_nodes_have_no_load_balancers() {
     let translation = translate(&cluster.objects);
     let candidates = |name: &str| {
         let found = translation.desired.get(&ObjectKey::Vip(name.into()));
-        found.map(|desired| match &desired.imported {
-            Imported::Vip(spec) => spec.candidates.clone(),
+        found.map(|desired| match &desired.wanted {
+            Wanted::Object(Imported::Vip(spec)) => spec.candidates.clone(),
             other => panic!("{other:?}"),
         })
     };

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use romana_api::batch::BatchItem;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::AddressName;
-use romana_statemachine::{Command, Outcome, Refusal, Revision};
+use romana_statemachine::{Command, Outcome, Refusal};
 
 use super::body::parse;
 use super::call::Call;
@@ -40,29 +40,10 @@ async fn batch(call: Call) -> reply::Result {
         return Err(Failure::new(Code::NotInBatch, message).with("command", at));
     }
     commands.iter().try_for_each(check_names)?;
-    // The commands may come from several callers: one that cannot be served does not block the others.
-    let unserved: Vec<Option<Failure>> =
-        commands.iter().map(|c| call.check_served(c).err()).collect();
-    let served: Vec<Command> = commands
-        .into_iter()
-        .zip(&unserved)
-        .filter(|(_, no)| no.is_none())
-        .map(|(c, _)| c)
-        .collect();
-    let outcomes = match served.is_empty() {
-        true => Vec::new(),
-        false => call.propose_all(served).await?,
-    };
+    let outcomes = call.propose_all(commands).await?;
     let now = || call.api.replica().with_state(romana_statemachine::State::revision);
     let revision = outcomes.last().map_or_else(now, |outcome| outcome.revision);
-    let mut carried = outcomes.into_iter().map(done);
-    let results: Vec<BatchItem> = unserved
-        .into_iter()
-        .filter_map(|failure| match failure {
-            Some(failure) => Some(refused(revision, failure)),
-            None => carried.next(),
-        })
-        .collect();
+    let results: Vec<BatchItem> = outcomes.into_iter().map(done).collect();
     let body = Body::from(reply::bytes(&results)?);
     Ok(reply::raw(StatusCode::OK, revision, "application/json", body))
 }
@@ -82,10 +63,9 @@ fn check_names(command: &Command) -> Result<(), Refusal> {
 fn done(outcome: Outcome) -> BatchItem {
     match outcome.result {
         Ok(answer) => BatchItem { revision: outcome.revision, answer: Some(answer), error: None },
-        Err(refusal) => refused(outcome.revision, refusal.into()),
+        Err(refusal) => {
+            let error = Some(Failure::from(refusal).into_error());
+            BatchItem { revision: outcome.revision, answer: None, error }
+        }
     }
-}
-
-fn refused(revision: Revision, failure: Failure) -> BatchItem {
-    BatchItem { revision, answer: None, error: Some(failure.into_error()) }
 }

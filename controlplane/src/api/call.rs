@@ -176,14 +176,8 @@ impl Call {
         Ok(outcomes)
     }
 
-    /// Refuses a command that would be accepted but have no effect.
-    pub(crate) fn check_served(&self, command: &Command) -> Result<(), Failure> {
-        self.api.replica().with_state(|state| check_served(command, state))
-    }
-
     /// Proposes one command.
     pub(crate) async fn propose(&self, command: Command) -> Result<(Revision, Answer), Failure> {
-        self.check_served(&command)?;
         let mut outcomes = self.propose_all(vec![command]).await?;
         let Some(outcome) = outcomes.pop() else {
             return Err(Failure::new(Code::OutcomeUnknown, "there is no outcome"));
@@ -275,21 +269,6 @@ impl Call {
         }
         Ok(limit)
     }
-}
-
-/// Refuses commands that would be accepted but have no effect. Repeating what is already set is allowed.
-fn check_served(command: &Command, state: &State) -> Result<(), Failure> {
-    let lease = state.settings().vip_lease_ms;
-    let what = match command {
-        Command::RequestVip(spec) => format!("VIP {} was not requested", spec.name),
-        Command::RequestVipFromPool(request) => format!("VIP {} was not requested", request.name),
-        Command::ChangeSettings(change) if change.vip_lease_ms.is_some_and(|ms| ms != lease) => {
-            String::from("vip_lease_ms was not changed")
-        }
-        _ => return Ok(()),
-    };
-    let message = format!("{what}: no host of this release answers for virtual IPs");
-    Err(Failure::new(Code::VipsNotServed, message))
 }
 
 /// Status of a change: 201 if something was created, 200 if it existed.

@@ -1,8 +1,9 @@
-//! `/v1/vips`: requested virtual IPs, and the hosts that answer for them.
+//! `/v1/vips`: requested virtual IPs, and the hosts that answer for them; `/v1/vip-pools`: where their addresses come from.
 
-use romana_api::vip::{SourcedVip, VipBody};
+use axum::http::StatusCode;
+use romana_api::vip::{SourcedVip, VipBody, VipPoolUsage};
 use romana_api::{Changed, Page};
-use romana_statemachine::command::{ObjectKey, VipRef, VipSpec};
+use romana_statemachine::command::{ObjectKey, SetVipPools, VipFromPool, VipRef, VipSpec};
 use romana_statemachine::lease::LeaseLeft;
 use romana_statemachine::name::VipName;
 use romana_statemachine::{Command, Refusal, State, Vip};
@@ -58,6 +59,24 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[(200, of::<Page<LeaseLeft>>)],
         handler!(leases),
     ),
+    Operation::new(
+        Verb::Get,
+        "/v1/vip-pools",
+        "vips",
+        "Pools of addresses for VIPs, by name.",
+        &[(200, of::<Page<VipPoolUsage>>)],
+        handler!(pools),
+    )
+    .query(&[CONSISTENCY]),
+    Operation::new(
+        Verb::Put,
+        "/v1/vip-pools",
+        "vips",
+        "Replaces all pools. VIPs with addresses of a pool that goes keep them.",
+        &[(200, of::<Page<VipPoolUsage>>)],
+        handler!(set_pools),
+    )
+    .body::<SetVipPools>(BODY_BYTES_MAX),
 ];
 
 async fn list(call: Call) -> reply::Result {
@@ -89,8 +108,7 @@ async fn get(call: Call) -> reply::Result {
 
 async fn put(call: Call) -> reply::Result {
     let name = VipName::from(call.path("name"));
-    let spec = spec(name.clone(), call.json()?)?;
-    let change = call.change(Command::RequestVip(spec)).await?;
+    let change = call.change(request(name.clone(), call.json()?)?).await?;
     call.show(created(change), change, |state: &State| {
         state.vip(&name).map(|vip| sourced(state, vip))
     })
@@ -98,21 +116,17 @@ async fn put(call: Call) -> reply::Result {
 }
 
 /// The request that a body makes.
-fn spec(name: VipName, body: VipBody) -> Result<VipSpec, Failure> {
-    let VipBody { ip, auto, pool, candidates } = body;
+fn request(name: VipName, body: VipBody) -> Result<Command, Failure> {
+    let VipBody { ip, auto, pool, family, candidates } = body;
     let wrong = |why: &str| Failure::new(Code::MalformedBody, format!("VIP {name}: {why}"));
-    match (ip, auto, pool) {
-        (Some(ip), false, None) => Ok(VipSpec { name, ip, candidates }),
-        // No topology has pools yet.
+    match (ip, auto, pool.is_some() || family.is_some()) {
+        (Some(ip), false, false) => Ok(Command::RequestVip(VipSpec { name, ip, candidates })),
         (None, true, _) => {
-            let why = format!(
-                "VIP {name} was not requested: the topology has no pool of addresses for VIPs. Give an ip."
-            );
-            Err(Failure::new(Code::VipsNotServed, why))
+            Ok(Command::RequestVipFromPool(VipFromPool { name, pool, family, candidates }))
         }
-        (_, false, Some(_)) => Err(wrong("a pool is given without \"auto\": true")),
+        (_, false, true) => Err(wrong("a pool or a family is given without \"auto\": true")),
         (Some(_), true, _) => Err(wrong("both an ip and \"auto\": true are given")),
-        (None, false, None) => Err(wrong("neither an ip nor \"auto\": true is given")),
+        (None, false, false) => Err(wrong("neither an ip nor \"auto\": true is given")),
     }
 }
 
@@ -120,4 +134,23 @@ async fn delete(call: Call) -> reply::Result {
     let name = VipName::from(call.path("name"));
     let change = call.change(Command::RemoveVip(VipRef { name })).await?;
     reply::ok(change.revision, &change)
+}
+
+async fn pools(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    reply::ok(state.revision(), &pools_of(&state))
+}
+
+async fn set_pools(call: Call) -> reply::Result {
+    let change = call.change(Command::SetVipPools(call.json()?)).await?;
+    call.show(StatusCode::OK, change, |state: &State| Some(pools_of(state))).await
+}
+
+fn pools_of(state: &State) -> Page<VipPoolUsage> {
+    let pools = state.vip_pools().map(|(name, ranges)| {
+        let within = |vip: &&Vip| ranges.iter().any(|range| range.contains(&vip.ip));
+        let vips = state.vips().filter(within).count() as u64;
+        VipPoolUsage { name: name.clone(), ranges: ranges.to_vec(), vips }
+    });
+    Page { items: pools.collect(), revision: state.revision(), next: None, oldest: None }
 }

@@ -16,6 +16,7 @@ const TARGETS: [(&str, &str); 14] = [
     ("POST", "/v1/policies/check"),
     ("PUT", "/v1/tenants/t"),
     ("PUT", "/v1/vips/v"),
+    ("PUT", "/v1/vip-pools"),
     ("PUT", "/v1/endpoints/10.0.0.1"),
     ("PATCH", "/v1/settings"),
     ("POST", "/address"),

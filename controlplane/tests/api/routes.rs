@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use romana_statemachine::Command;
-use romana_statemachine::command::VipSpec;
 use serde_json::{Value, json};
 
 use super::schema;
@@ -485,36 +483,38 @@ async fn verdicts(tour: &mut Tour<'_>) {
 
 async fn vips_and_views(tour: &mut Tour<'_>) {
     let vip = json!({"ip": "192.168.99.101", "candidates": ["h1"]});
-    let refused = tour.ask("PUT", "/v1/vips/web.default", Some(vip.clone()), 422).await;
-    assert_eq!(refused["error"]["code"], "VipsNotServed");
     for malformed in [
         json!({}),
         json!({"auto": true, "ip": "192.168.99.101"}),
         json!({"ip": "192.168.99.101", "pool": "edge"}),
+        json!({"ip": "192.168.99.101", "family": "ipv4"}),
     ] {
         let refused = tour.ask("PUT", "/v1/vips/web.default", Some(malformed), 400).await;
         assert_eq!(refused["error"]["code"], "MalformedBody");
     }
-    let lease = json!({"vip_lease_ms": 500, "address_reuse_delay_ms": 1});
-    let refused = tour.ask("PATCH", "/v1/settings", Some(lease), 422).await;
-    assert_eq!(refused["error"]["code"], "VipsNotServed");
-    let stands = json!({"vip_lease_ms": 1000});
-    let settings = tour.ask("PATCH", "/v1/settings", Some(stands), 200).await;
-    assert_eq!(settings["address_reuse_delay_ms"], 0, "all or nothing");
-    // In a batch it does not block the other commands.
-    let mut request = vip;
-    request["name"] = json!("web.default");
-    let tenant = json!({"CreateTenant": {"id": "beside", "labels": {}}});
-    let batch = json!([{"RequestVip": request}, tenant, {"RequestVip": request}]);
+    tour.ask("PUT", "/v1/vips/web.default", Some(vip.clone()), 201).await;
+    tour.ask("PUT", "/v1/vips/web.default", Some(vip), 200).await;
+    for ms in [500, 1000] {
+        let settings = tour.ask("PATCH", "/v1/settings", Some(json!({"vip_lease_ms": ms})), 200);
+        assert_eq!(settings.await["vip_lease_ms"], ms);
+    }
+    // Pools come with version 4.
+    let pools = json!({"pools": [{"name": "edge", "ranges": ["192.168.98.0/28"]}]});
+    let auto = json!({"auto": true, "pool": "edge"});
+    for (target, body) in [("/v1/vip-pools", pools), ("/v1/vips/pooled", auto)] {
+        let refused = tour.ask("PUT", target, Some(body), 409).await;
+        assert_eq!(refused["error"]["code"], "VersionTooLow");
+    }
+    let pools = tour.ask("GET", "/v1/vip-pools", None, 200).await;
+    assert_eq!(pools["items"], json!([]));
+    // In a batch, what is refused does not block the other commands.
+    let pooled = json!({"RequestVipFromPool": {"name": "pooled"}});
+    let batch = json!([pooled, {"CreateTenant": {"id": "beside", "labels": {}}}, pooled]);
     let results = tour.ask("POST", "/v1/batch", Some(batch), 200).await;
     let codes = [0, 1, 2].map(|at| results[at]["error"]["code"].clone());
-    assert_eq!(codes, [json!("VipsNotServed"), Value::Null, json!("VipsNotServed")]);
+    assert_eq!(codes, [json!("VersionTooLow"), Value::Null, json!("VersionTooLow")]);
     assert_eq!(results[1]["answer"]["Done"]["changed"], true, "{results}");
     tour.ask("DELETE", "/v1/tenants/beside", None, 200).await;
-    // A VIP that an earlier release accepted is shown and can be removed.
-    let (name, ip) = ("web.default".into(), "192.168.99.101".parse().unwrap());
-    let spec = VipSpec { name, ip, candidates: vec!["h1".into()] };
-    tour.world.propose("test", Command::RequestVip(spec)).await;
     tour.ask("GET", "/v1/vips/web.default", None, 200).await;
     tour.ask("GET", "/v1/vips", None, 200).await;
     for view in ["host:h1", "router", "group:10.111.0.0/16"] {

@@ -127,3 +127,41 @@ async fn a_vip_is_on_one_host_and_moves() {
     leads.await.unwrap();
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_a_pool_stays() {
+    let world = World::furnished().await;
+    for version in 2..=4 {
+        world.raise(version).await;
+    }
+    let put = async |path: &str, body: Value, status: u16| {
+        let answer = world.json("PUT", path, &body).await;
+        assert_eq!(answer.status.as_u16(), status, "{path} {body}: {}", answer.json());
+        answer.json()
+    };
+    let ranges = ["192.168.98.0/30", "fd00:98::/126"];
+    let pools = json!({"pools": [{"name": "edge", "ranges": ranges}]});
+    let set = put("/v1/vip-pools", pools, 200).await;
+    assert_eq!(set["items"], json!([{"name": "edge", "ranges": ranges, "vips": 0}]));
+    let (any, ipv6) = (json!({"auto": true}), json!({"auto": true, "family": "ipv6"}));
+    assert_eq!(put("/v1/vips/a", any.clone(), 201).await["ip"], "192.168.98.1");
+    assert_eq!(put("/v1/vips/a", any.clone(), 200).await["ip"], "192.168.98.1");
+    assert_eq!(put("/v1/vips/b", ipv6, 201).await["ip"], "fd00:98::1");
+    let none = put("/v1/vips/c", json!({"auto": true, "pool": "side"}), 404).await;
+    assert_eq!(none["error"]["code"], "VipPoolNotFound");
+    for (name, ip) in [("c", "192.168.98.2"), ("d", "fd00:98::2")] {
+        assert_eq!(put(&format!("/v1/vips/{name}"), any.clone(), 201).await["ip"], ip);
+    }
+    let full = put("/v1/vips/e", any, 507).await;
+    assert_eq!(full["error"]["code"], "VipPoolsExhausted");
+    let listed = world.get("/v1/vip-pools").await.json();
+    assert_eq!(listed["items"][0]["vips"], 4);
+    // VIPs keep their addresses without the pool.
+    let set = put("/v1/vip-pools", json!({"pools": []}), 200).await;
+    assert_eq!(set["items"], json!([]));
+    assert_eq!(world.get("/v1/vips/a").await.json()["ip"], "192.168.98.1");
+    let network = json!({"pools": [{"name": "edge", "ranges": ["10.111.0.0/24"]}]});
+    let taken = put("/v1/vip-pools", network, 409).await;
+    assert_eq!(taken["error"]["code"], "VipPoolTaken");
+    world.end().await;
+}

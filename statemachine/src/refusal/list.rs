@@ -432,7 +432,7 @@ refusals! {
         wanted: String,
     }
         => NotFound, "there is no VIP pool {wanted}";
-        "Add the pool with SetVipPools, or ask for an address by its ip.";
+        "romana vip pool list shows the pools, romana vip pool set replaces them. Or ask for an address by its ip.";
     /// A range of a pool contains addresses that are not for VIPs, or that another pool has.
     VipPoolTaken { cidr: IpNet, by: String }
         => Conflict, "VIPs cannot get addresses of {cidr}: it shares addresses with {by}";

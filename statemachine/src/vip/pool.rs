@@ -114,13 +114,16 @@ impl State {
     ///
     /// # Errors
     /// [`Refusal::VipPoolNotFound`]: there is no such pool, or none with addresses of this family;
-    /// [`Refusal::VipPoolsExhausted`].
+    /// [`Refusal::VipPoolsExhausted`]; [`Refusal::InvalidName`].
     pub fn vip_address(
         &self,
         name: &VipName,
         pool: Option<&VipPoolName>,
         family: Option<IpFamily>,
     ) -> Result<IpAddr, Refusal> {
+        if let Some(pool) = pool {
+            pool.check()?;
+        }
         let pools = self.vip_pools().filter(|(name, _)| pool.is_none_or(|pool| pool == *name));
         let fits = |range: &IpNet| family.is_none_or(|family| family == IpFamily::of(*range));
         let ranges =

@@ -206,7 +206,18 @@ fn policies(dev: &Dev) {
 
 /// Settings, routes and checks.
 fn settings_and_checks(dev: &Dev) {
-    assert_eq!(dev.refused("vip add v1 192.168.99.1 --candidate h2"), "VipsNotServed");
+    assert_eq!(dev.ok("vip pool set edge=192.168.98.0/28"), "1 VIP pool set\n");
+    assert_eq!(dev.refused("vip add v1 --auto --pool side"), "VipPoolNotFound");
+    // A request that is repeated keeps its address.
+    for _ in 0..2 {
+        assert_eq!(dev.json("vip add v1 --auto --pool edge")["ip"], "192.168.98.1");
+    }
+    assert_eq!(dev.json("vip pool list")["items"][0]["vips"], 1);
+    dev.ok("vip add v1 192.168.99.1 --candidate h2");
+    assert!(dev.ok("vip list").contains("192.168.99.1"));
+    dev.ok("vip remove v1");
+    dev.ok("vip pool set --none");
+    assert_eq!(dev.json("vip pool list")["items"], json!([]));
     assert_eq!(dev.json("settings set address_reuse_delay=5s")["address_reuse_delay_ms"], 5000);
     dev.ok("settings set history_retention=30d history_retention_size=10GiB");
     assert_eq!(dev.json("settings show")["history_retention_ms"], 2_592_000_000_u64);

@@ -7,7 +7,7 @@ use romana_statemachine::command::{Imported, ObjectKey};
 use romana_statemachine::limits::NAME_BYTES_MAX;
 use romana_statemachine::name::{AddressName, PLUGIN_PREFIXES};
 
-use crate::desired::{Desired, Translation};
+use crate::desired::{Desired, Translation, Wanted};
 
 /// Whether the address of an endpoint is that of the pod that shows it. Other objects are always their own.
 pub(super) enum Claim {
@@ -22,7 +22,7 @@ pub(super) enum Claim {
 /// after it was allocated to another pod, whose object does not show it yet. The allocation is what counts, if the CNI
 /// plugin made it: its name says for which pod.
 pub(super) fn claim(state: &State, desired: &Desired) -> Claim {
-    let Imported::Endpoint(endpoint) = &desired.imported else { return Claim::Own };
+    let Wanted::Object(Imported::Endpoint(endpoint)) = &desired.wanted else { return Claim::Own };
     let allocation = state.ipam().by_ip(endpoint.ip);
     let pod = format!("{}.{}", desired.object.namespace, desired.object.name);
     match allocation.and_then(|allocation| Some((is_for(&allocation.name, &pod)?, allocation.name)))
@@ -52,8 +52,8 @@ fn is_for(name: &AddressName, pod: &str) -> Option<bool> {
 /// containers may run there, and their addresses would be given to others (P7). Unless another Node has an address of
 /// the host: then the machine has another name now.
 pub(super) fn occupied(state: &State, translation: &Translation) -> BTreeSet<ObjectKey> {
-    let hosts = translation.desired.values().filter_map(|desired| match &desired.imported {
-        Imported::Host(spec) => Some(spec),
+    let hosts = translation.desired.values().filter_map(|desired| match &desired.wanted {
+        Wanted::Object(Imported::Host(spec)) => Some(spec),
         _ => None,
     });
     let taken: BTreeSet<_> = hosts

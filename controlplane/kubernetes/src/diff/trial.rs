@@ -1,11 +1,11 @@
 //! Decides commands on a copy of the state, and collects those that change it.
 
 use romana_statemachine::command::{
-    HostSpec, HostState, ImportObject, Imported, SetHostState, Source,
+    HostSpec, HostState, ImportObject, Imported, SetHostState, Source, VipFromPool, VipSpec,
 };
 use romana_statemachine::{Actor, Command, Entry, Host, Position, Proposal, Refusal, State, Term};
 
-use crate::desired::{Desired, UNSCHEDULABLE};
+use crate::desired::{Desired, UNSCHEDULABLE, Wanted};
 
 /// A copy of the state, and the commands that have changed it.
 pub(super) struct Trial {
@@ -34,11 +34,23 @@ impl Trial {
 
     /// Imports an object, if the state has not what it should have.
     pub(super) fn import(&mut self, desired: &Desired) -> Result<(), Refusal> {
-        match &desired.imported {
-            Imported::Host(spec) => self.import_host(spec, &desired.source),
-            _ if self.has(desired) => Ok(()),
-            imported => self.import_as(imported.clone(), &desired.source),
+        let source = &desired.source;
+        match &desired.wanted {
+            Wanted::Object(Imported::Host(spec)) => self.import_host(spec, source),
+            Wanted::Object(object) if self.has(object, source) => Ok(()),
+            Wanted::Object(object) => self.import_as(object.clone(), source),
+            Wanted::VipFromPool(vip) => {
+                let vip = Imported::Vip(self.with_address(vip)?);
+                if self.has(&vip, source) { Ok(()) } else { self.import_as(vip, source) }
+            }
         }
+    }
+
+    /// A VIP with its address: the one that it has, or a free one of its pool. What was imported before has its own.
+    fn with_address(&self, vip: &VipFromPool) -> Result<VipSpec, Refusal> {
+        let VipFromPool { name, pool, family, candidates } = vip;
+        let ip = self.state.vip_address(name, pool.as_ref(), *family)?;
+        Ok(VipSpec { name: name.clone(), ip, candidates: candidates.clone() })
     }
 
     fn import_as(&mut self, object: Imported, source: &Source) -> Result<(), Refusal> {
@@ -47,9 +59,9 @@ impl Trial {
     }
 
     /// Whether an import would change nothing. Only to save the work of the decision.
-    fn has(&self, desired: &Desired) -> bool {
+    fn has(&self, object: &Imported, source: &Source) -> bool {
         let state = &self.state;
-        let same = match &desired.imported {
+        let same = match object {
             Imported::Host(_) => false,
             Imported::Tenant(spec) => {
                 state.tenant(&spec.id).is_some_and(|tenant| tenant.labels == spec.labels)
@@ -60,7 +72,7 @@ impl Trial {
                 .vip(&spec.name)
                 .is_some_and(|vip| (vip.ip, &vip.candidates) == (spec.ip, &spec.candidates)),
         };
-        same && state.source(&desired.imported.key()) == Some(&desired.source)
+        same && state.source(&object.key()) == Some(source)
     }
 
     /// Imports a host and drains it if its Node is unschedulable. If the host cannot be all that its Node is (its new

@@ -32,7 +32,7 @@ struct Annotation {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Address {
     Given(IpAddr),
-    /// One of a pool of the topology; `None`: of any pool.
+    /// One of a pool ([`State::vip_pools`](romana_statemachine::State::vip_pools)); `None`: of any pool.
     Auto {
         pool: Option<String>,
         /// As in `spec.ipFamilies`, such as `IPv6`; `None`: either.

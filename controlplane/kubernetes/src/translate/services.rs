@@ -2,14 +2,14 @@
 //! moves before the last ready endpoint of its node ends.
 
 use k8s_openapi::api::core::v1::Service;
-use romana_statemachine::command::{Imported, ObjectKey, VipSpec};
+use romana_statemachine::command::{Imported, IpFamily, ObjectKey, VipFromPool, VipSpec};
 use romana_statemachine::limits::VIP_CANDIDATES_MAX;
-use romana_statemachine::name::{HostName, VipName};
+use romana_statemachine::name::{HostName, VipName, VipPoolName};
 
 use super::backends::{Backends, Slices, slices};
 use super::requests::{Address, Fault, Request};
 use super::sharing::{Group, groups};
-use crate::desired::{Desired, Translation};
+use crate::desired::{Desired, Translation, Wanted};
 use crate::objects::{ObjectName, Objects};
 use crate::problem::ObjectRef;
 use crate::shown::{Shown, ShownVip};
@@ -40,7 +40,7 @@ fn want(objects: &Objects, slices: &Slices<'_>, group: &Group<'_>, out: &mut Tra
     let Group(requests) = group;
     let [owner, ..] = &requests[..] else { return };
     let vips =
-        candidates(objects, slices, requests).and_then(|candidates| imported(owner, &candidates));
+        candidates(objects, slices, requests).and_then(|candidates| wanted(owner, &candidates));
     match vips {
         Ok(vips) => {
             requests.iter().for_each(|request| show(request.service, owner.service, out));
@@ -76,30 +76,37 @@ fn show(service: &Service, owner: &Service, out: &mut Translation) {
 }
 
 /// The VIPs that a Service asks for, one for each address.
-fn imported(request: &Request<'_>, candidates: &[HostName]) -> Result<Vec<Imported>, Fault> {
+fn wanted(request: &Request<'_>, candidates: &[HostName]) -> Result<Vec<Wanted>, Fault> {
     let names = ShownVip::of(request.service).all().map(|vip| vip.name);
     let all = request.addresses.iter().zip(names);
-    all.map(|(address, name)| imported_one(address, name, candidates.to_vec())).collect()
+    all.map(|(address, name)| wanted_one(address, name, candidates.to_vec())).collect()
 }
 
-fn imported_one(
+fn wanted_one(
     address: &Address,
     name: VipName,
     candidates: Vec<HostName>,
-) -> Result<Imported, Fault> {
+) -> Result<Wanted, Fault> {
     match address {
-        Address::Given(ip) => Ok(Imported::Vip(VipSpec { name, ip: *ip, candidates })),
+        Address::Given(ip) => Ok(Imported::Vip(VipSpec { name, ip: *ip, candidates }).into()),
         Address::Auto { pool, family } => {
-            let text = |text: &Option<String>| {
-                text.as_deref().unwrap_or("any").escape_default().to_string()
-            };
+            let pool = pool.as_deref().map(VipPoolName::from);
+            let family = family.as_deref().map(ip_family).transpose()?;
+            Ok(Wanted::VipFromPool(VipFromPool { name, pool, family, candidates }))
+        }
+    }
+}
+
+fn ip_family(text: &str) -> Result<IpFamily, Fault> {
+    match text {
+        "IPv4" => Ok(IpFamily::Ipv4),
+        "IPv6" => Ok(IpFamily::Ipv6),
+        other => {
             let message = format!(
-                "an address of {} pool and {} family is asked for: addresses for VIPs are not chosen automatically \
-                 yet. Give \"auto\": false and an \"ip\", or spec.loadBalancerIP.",
-                text(pool),
-                text(family),
+                "spec.ipFamilies has \"{}\", which is neither IPv4 nor IPv6.",
+                other.escape_default()
             );
-            Err(Fault { reason: "AutoNotSupported", message, keeps: false })
+            Err(Fault { reason: "InvalidFamily", message, keeps: true })
         }
     }
 }

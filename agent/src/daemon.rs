@@ -78,18 +78,11 @@ async fn run_as(config: &Config, state_dir: &StateDir, mut tasks: Tasks) -> Resu
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router =
         RouteReconciler::new(config, handle.clone(), seen.clone(), status, Arc::clone(&wake));
-    let enrolment_state = enrolment.state();
-    let sources = StatusSources::new(
-        config,
-        (routes, held),
-        &policy,
-        &problems,
-        &enrolment_state,
-        unable,
-        &seen,
-    );
-    let news =
-        attach::News { taken: Arc::clone(&taken), enrolment_state, policy, unable: unable_of };
+    let state = enrolment.state();
+    let sources =
+        StatusSources::new(config, (routes, held), &policy, &problems, &state, unable, &seen);
+    let (taken_up, enrolment_state) = (Arc::clone(&taken), state);
+    let news = attach::News { taken: taken_up, enrolment_state, policy, unable: unable_of };
     let plugin = attach::open(config, client.clone(), seen.clone(), handle.clone(), gate, news);
     let plugin = plugin.await?;
     let forget = connections::forget(released, forgetting, problems.clone(), stop.clone());

@@ -282,6 +282,7 @@ impl Objects {
             {"apiGroups": ["networking.k8s.io"], "verbs": watch, "resources": ["networkpolicies"]},
             {"apiGroups": ["discovery.k8s.io"], "verbs": watch, "resources": ["endpointslices"]},
             {"apiGroups": ["events.k8s.io"], "verbs": ["create", "patch"], "resources": ["events"]},
+            {"apiGroups": [""], "verbs": ["patch"], "resources": ["services", "services/status"]},
         ]);
         let (api, group) = ("/apis/rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io");
         let role = json!({"metadata": {"name": "romanad"}, "rules": rules});

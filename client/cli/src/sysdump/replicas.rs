@@ -21,7 +21,7 @@ const AGENTS_MAX: usize = 500;
 const EVENTS: u64 = 1_000;
 
 /// What every replica is asked. Local reads: they work without a majority, and show where replicas differ.
-const REPLICA: [(&str, &str); 20] = [
+const REPLICA: [(&str, &str); 21] = [
     ("healthz.json", "/healthz"),
     ("readyz.json", "/readyz"),
     ("status.json", "/status"),
@@ -40,6 +40,7 @@ const REPLICA: [(&str, &str); 20] = [
     ("policies.json", "/v1/policies?consistency=local"),
     ("endpoints.json", "/v1/endpoints?consistency=local"),
     ("vips.json", "/v1/vips?consistency=local"),
+    ("vip-pools.json", "/v1/vip-pools?consistency=local"),
     ("routes-router.json", "/v1/routes?for=router&consistency=local"),
     ("ipam-check.json", "/v1/ipam/check?consistency=local"),
 ];

@@ -195,6 +195,7 @@ fn a_replica_is_described_in_full() {
         ("ipam-check.json", "items"),
         ("policies.json", "items"),
         ("vips.json", "items"),
+        ("vip-pools.json", "items"),
         ("audit-tail.json", "AddressAllocated"),
     ] {
         let text = &files[&format!("{replica}/{file}")];

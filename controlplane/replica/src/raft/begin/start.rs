@@ -72,12 +72,11 @@ impl Replica {
         let Stores { identity, log, machine, missing } =
             blocking(open).await.map_err(|error| StartError::Raft { why: error.to_string() })??;
 
-        let directory = Directory::default();
+        let (directory, positions) = (Directory::default(), Positions::default());
         let cluster = identity.cluster_id.clone();
         let (api, refused) = (config.advertise_api.clone(), PeerRefusals::default());
         let dialer = Dialer::counting(cluster, *id, api, directory.clone(), refused.clone());
         let links = PeerPool::new(dialer.clone());
-        let positions = Positions::default();
         let network = Network {
             dialer: dialer.clone(),
             links: links.clone(),
@@ -87,7 +86,6 @@ impl Replica {
         };
         let audit = machine.audit().clone();
         let (raft, fresh) = raft(&config, network, &log, &machine).await?;
-
         let (view, clocks) = (View::new(initial_cluster), Clocks::new(config.wall.clone()));
         let proposer = Proposer::start(raft.clone(), clocks.clone());
         let host = Arc::new(PeerService {

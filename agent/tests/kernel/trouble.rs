@@ -189,7 +189,13 @@ fn check_sees_settings_and_chains_in_namespaces() {
         assert!(!success && error["code"] == 104, "{name}: {error}");
         set(good);
     }
-    until("all is as it was", || check.call().0);
+    until("all is as it was", || {
+        let (success, error) = check.call();
+        if !success {
+            eprintln!("CHECK: {error}");
+        }
+        success
+    });
     // The enforcer may repair it first.
     until("a flushed chain is seen", || {
         assert!(lab.try_exec("h1", &["iptables", "-F", "ROMANA-FORWARD"]).is_some());

@@ -133,7 +133,7 @@ fn body(changes: Vec<(String, String)>) -> Result<Map<String, Value>, Failure> {
             Ok((name, number.or_else(|_| time(&value))?))
         }
         unknown => Err(Failure::usage(format!(
-            "there is no setting {unknown:?}; the settings are {}",
+            "there is no setting \"{unknown}\"; the settings are {}",
             SETTINGS.join(", ")
         ))),
     });

@@ -5,7 +5,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::world::World;
 
-const TARGETS: [(&str, &str); 14] = [
+const TARGETS: [(&str, &str); 15] = [
     ("POST", "/v1/addresses"),
     ("POST", "/v1/batch"),
     ("PUT", "/v1/topology"),

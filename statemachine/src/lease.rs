@@ -11,7 +11,7 @@
 //! ```
 //! No two hosts answer for one address (P6), because
 //! - a host counts a grant of length L from when it *sent* the renewal, and has the address off [`REMOVAL`] after the
-//!   end, even if every process of Romana on it was stopped or killed;
+//!   end, also if every process of Romana on it was stopped or killed. One gap: see [`REMOVAL`];
 //! - the leader records [`fence`]`(L)`, counted from when the renewal *arrived*, before it answers, and proposes to
 //!   place the VIP on another host only after that. While the proposal is under way, it grants the old host nothing;
 //! - a proposal says since when the VIP has been where the leader saw it, and is refused if that is not so any more: one
@@ -44,8 +44,8 @@ pub const DRIFT_PARTS: u32 = 20;
 
 /// How long after the end of a grant an address may stay on a host at most. If all processes of the agent are killed at
 /// once, only its lifetime in the kernel ends it: of 1 s at least, and the kernel looks at lifetimes once a second. Linux
-/// 6.18 removes it 1.0 to 1.2 s after the last renewal, or up to 2.0 s if another address is added in that second; so the
-/// worst case is covered for grants of 1.3 s and more.
+/// 6.18 removes it 1.0 to 1.2 s after the last renewal, or up to 2.0 s if another address is added in that second. That is
+/// covered only if 1.25 s of the grant are left when it is renewed: not with the default grant of 1 s.
 pub const REMOVAL: Duration = Duration::from_millis(750);
 
 /// How long the leader waits, by its own clock, before it gives an address to another host: longer than a host with a

@@ -38,7 +38,7 @@ pub const REUSE_DELAY_MS_MAX: u64 = 86_400_000;
 pub const VIP_LEASE_MS_MAX: u64 = 3_600_000;
 /// Shortest and longest grant of a VIP from version 4 on, milliseconds. A new leader moves no VIP before the longest
 /// grant that its predecessor may have given is over, so this also bounds that wait.
-pub const VIP_GRANT_MS: (u64, u64) = (500, 10_000);
+pub const VIP_GRANT_MS: (u64, u64) = (1_000, 10_000);
 /// Empty blocks that one `EndCooldowns` returns; the rest wait for the next one.
 pub const BLOCKS_RETURNED_MAX: usize = 512;
 /// Members of the control plane, learners included.

@@ -22,7 +22,7 @@ pub struct Settings {
     /// How long a released address is not reused, milliseconds. 0: it is reusable at once.
     pub address_reuse_delay_ms: u64,
     /// Length of a VIP lease, milliseconds: how long a host may answer for the VIP without a renewal. From version 4
-    /// on between 500 and 10 000.
+    /// on between 1 000 and 10 000.
     pub vip_lease_ms: u64,
 }
 

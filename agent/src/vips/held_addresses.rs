@@ -54,6 +54,13 @@ pub struct Report {
     pub failed: Vec<(IpAddr, String)>,
 }
 
+impl Report {
+    /// Leaves out of what is gone what could not be removed from another link.
+    pub fn only_gone(&mut self) {
+        self.gone.retain(|ip| self.failed.iter().all(|(other, _)| other != ip));
+    }
+}
+
 /// The addresses that are held.
 #[derive(Debug, Default)]
 pub struct HeldAddresses(BTreeMap<IpAddr, Entry>);
@@ -126,6 +133,13 @@ impl HeldAddresses {
                 (Write::Remove { ip, .. }, Written::Failed(why)) => report.failed.push((ip, why)),
             }
         }
+        report.only_gone();
+    }
+
+    /// Whether the grant of an address is not over.
+    #[must_use]
+    pub fn is_granted(&self, ip: IpAddr, now: Duration) -> bool {
+        self.0.get(&ip).is_some_and(|held| held.hold.until > now)
     }
 
     /// Forgets addresses whose grant is over: what to write for that.

@@ -28,7 +28,7 @@ use super::process::Process;
 use super::status::{Holding, Holds};
 use crate::enrol::{Enrolment, EnrolmentState};
 use crate::follow::Seen;
-use crate::kernel::addresses::{self, VipFacts, Write};
+use crate::kernel::addresses::{self, VipFacts, Write, Written};
 use crate::sysctl::Sysctls;
 
 /// The part under which problems are reported.
@@ -52,6 +52,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
 /// The watchdog has removed an address by then after the end of its grant.
 const GRACE: Duration = Duration::from_millis(20);
+/// Announcements are repeated every 10 s: what failed is said for longer.
+const FAILURE_SHOWN: Duration = Duration::from_secs(12);
 /// Messages of problems of one kind.
 const SHOWN_MAX: usize = 3;
 
@@ -94,6 +96,8 @@ pub struct Holder {
     /// Length of the last grant.
     grant: Duration,
     holding: Holding,
+    /// What failed of each address, and until when that is a problem.
+    failed: BTreeMap<IpAddr, (String, Instant)>,
 }
 
 impl Holder {
@@ -113,6 +117,7 @@ impl Holder {
             leftovers: (BTreeSet::new(), Duration::ZERO),
             grant: Duration::ZERO,
             holding: Holding::default(),
+            failed: BTreeMap::new(),
         }
     }
 
@@ -282,9 +287,10 @@ impl Holder {
         if !plan.remove.is_empty() {
             self.look_soon();
         }
-        order.release.extend(plan.remove.iter().filter(|found| !release.contains(&found.0)));
+        let known = order.release.clone();
+        order.release.extend(plan.remove.iter().filter(|found| !known.contains(found)));
         // Nothing is in the kernel of those without a place.
-        for ip in release.iter().filter(|ip| !self.places.contains_key(*ip)) {
+        for ip in release.iter().filter(|ip| order.release.iter().all(|(other, _)| other != *ip)) {
             self.leases.removed(*ip, now);
         }
         order.hold = plan.hold.iter().copied().map(Hold::from).collect();
@@ -343,9 +349,18 @@ impl Holder {
         let writes = release.iter().map(|(ip, link)| Write::Remove { ip: *ip, link: *link });
         let writes: Vec<Write> = writes.collect();
         let done = tokio::task::spawn_blocking(move || addresses::write(&writes)).await;
-        let gone = release.into_iter().map(|(ip, _)| ip).collect();
         match done {
-            Ok(Ok(_)) => self.reported(Report { gone, ..Report::default() }, true),
+            Ok(Ok(outcomes)) => {
+                let mut report = Report::default();
+                for ((ip, _), outcome) in release.into_iter().zip(outcomes) {
+                    match outcome {
+                        Written::Done | Written::Exists => report.gone.push(ip),
+                        Written::Failed(why) => report.failed.push((ip, why)),
+                    }
+                }
+                report.only_gone();
+                self.reported(report, true);
+            }
             Ok(Err(error)) => tracing::warn!(%error, "VIPs cannot be removed"),
             Err(error) => tracing::warn!(%error, "VIPs cannot be removed"),
         }
@@ -370,7 +385,11 @@ impl Holder {
                 }
             }
         }
-        let failed = report.failed.iter().map(|(ip, why)| format!("VIP {ip}: {why}")).collect();
+        let now = Instant::now();
+        let until = now + FAILURE_SHOWN;
+        self.failed.extend(report.failed.iter().map(|(ip, why)| (*ip, (why.clone(), until))));
+        self.failed.retain(|ip, (_, until)| *until > now && self.places.contains_key(ip));
+        let failed = self.failed.iter().map(|(ip, (why, _))| format!("VIP {ip}: {why}")).collect();
         self.problem(KERNEL, failed);
         if !report.failed.is_empty() {
             self.look_soon();

@@ -14,8 +14,8 @@
 //! 2. the watchdog removes it at the end of its grant. It needs nothing from the agent for that, which may hang, be
 //!    stopped (`SIGSTOP`) or be killed;
 //! 3. the agent removes it, and kills a watchdog that does not answer;
-//! 4. the kernel removes it: its lifetime is never longer than the grant and
-//!    [`REMOVAL`](romana_statemachine::lease::REMOVAL), which the leader waits for, too.
+//! 4. the kernel removes it: within the grant and [`REMOVAL`](romana_statemachine::lease::REMOVAL), which the leader
+//!    waits for, too, except in the case described there.
 //!
 //! The kernel alone would do, but its shortest lifetime is 1 s, and it looks at lifetimes once a second: with the default
 //! grant of 1 s an address can stay until 2 s after the last renewal. The watchdog is exact, and an agent that was stopped

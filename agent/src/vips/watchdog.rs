@@ -44,8 +44,8 @@ pub fn run(state_dir: &Path) -> io::Result<()> {
     let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
     let (file, own) = (state_dir.join(WATCHDOG_FILE), rand::random::<u64>().to_string());
     // Without the file, the next one renews what this one has removed.
-    _ = std::fs::write(&file, &own);
-    let is_replaced = || std::fs::read_to_string(&file).is_ok_and(|last| last != own);
+    let named = std::fs::write(&file, &own).is_ok();
+    let is_replaced = || named && std::fs::read_to_string(&file).is_ok_and(|last| last != own);
     let announcer = Announcer::open();
     let mut watchdog = Watchdog { addresses: HeldAddresses::default(), announcer, timer };
     let stdin = io::stdin();
@@ -54,6 +54,10 @@ pub fn run(state_dir: &Path) -> io::Result<()> {
         if watchdog.wait(open.then(|| stdin.as_fd()))? {
             open = read(&stdin, &mut input)?;
             while let Some(order) = next_order(&mut input)? {
+                // This process may have been stopped, and the next one may have given the address up.
+                if is_replaced() {
+                    return Ok(());
+                }
                 let report = watchdog.obey(&order);
                 tell(&report);
             }
@@ -144,6 +148,10 @@ impl Watchdog {
 
     fn announce(&mut self, report: &mut Report) {
         for (ip, link, mac) in self.addresses.announce(clock::now()) {
+            // This process may have been stopped since.
+            if !self.addresses.is_granted(ip, clock::now()) {
+                continue;
+            }
             let sent =
                 self.announcer.as_ref().map_err(io::Error::to_string).and_then(|announcer| {
                     let frames = announcements(ip, mac);

@@ -147,7 +147,9 @@ impl Site {
         watch.until("another host answers", |last| last.is_some_and(|last| last != number));
         let (longest, answers) = watch.end(what);
         let seen = self.names(&answers, vip);
-        assert_eq!(seen.len(), 2, "{what}: one move, and nobody answered twice: {seen:?}");
+        let once: std::collections::BTreeSet<&String> = seen.iter().collect();
+        assert!(seen.len() >= 2, "{what}: it moves: {seen:?}");
+        assert_eq!(once.len(), seen.len(), "{what}: nobody answers again: {seen:?}");
         assert_eq!(seen[0], holder, "{what}");
         assert!(longest <= OUTAGE_MAX, "{what}: {longest:?}");
         longest

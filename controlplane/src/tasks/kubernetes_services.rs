@@ -84,12 +84,12 @@ impl<'a> ServiceWriter<'a> {
             Ok(client) => client,
             Err(error) => return Some(chain(&error)),
         };
+        let mut failed = None;
         for batch in due.chunks(AT_ONCE) {
             if let Err(error) = self.context.confirm().await {
                 return Some(chain(&error));
             }
             let sent = batch.iter().map(|write| send_one(&client, write));
-            let mut failed = None;
             for (write, sent) in batch.iter().zip(join_all(sent).await) {
                 match sent {
                     Sent::Answered(problem) => {
@@ -99,11 +99,8 @@ impl<'a> ServiceWriter<'a> {
                     Sent::Failed(why) => failed = Some(why),
                 }
             }
-            if failed.is_some() {
-                return failed;
-            }
         }
-        None
+        failed
     }
 
     /// Tells what the API server does not accept.

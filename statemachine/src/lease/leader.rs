@@ -93,6 +93,13 @@ impl LeaderLeases {
         Self { settled, given, leaving, heard, latest: now, silent: wait, unplaced }
     }
 
+    /// Whether this agent was granted something that may not be over.
+    #[must_use]
+    pub fn has_given(&self, renewal: &VipRenewal) -> bool {
+        let holder = renewal.holder();
+        self.given.values().any(|hosts| hosts.contains_key(&holder))
+    }
+
     /// Takes a renewal that arrived at `now`. Returns whether the host gave up an address that it was granted.
     /// A renewal that a later one of the same run has overtaken says nothing.
     pub fn hear(&mut self, renewal: &VipRenewal, now: Duration) -> bool {
@@ -148,7 +155,14 @@ impl LeaderLeases {
                 continue;
             };
             let leaves = self.leaving.get(&vip.ip).is_some_and(|leaving| leaving.host == *host);
-            if !leaves && self.is_free_for(vip.ip, &holder, arrived) {
+            // Another run may be on a copy of the machine. One on the same machine finds the address in its kernel.
+            let elsewhere = !renewal.held.contains(&vip.ip)
+                && self
+                    .given
+                    .get(&vip.ip)
+                    .and_then(|hosts| hosts.get(&holder))
+                    .is_some_and(|given| given.run != renewal.run && given.until > arrived);
+            if !leaves && !elsewhere && self.is_free_for(vip.ip, &holder, arrived) {
                 answer.granted.push(self.record(vip.ip, placement, renewal, arrived));
             }
         }

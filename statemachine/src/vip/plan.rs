@@ -9,7 +9,7 @@
 //!   candidates are those that may answer.
 //! - Of several fit hosts, the one with the fewest VIPs gets it; of those, the first by name.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -44,6 +44,9 @@ impl State {
         for placement in self.vips().filter_map(|vip| vip.placement.as_ref()) {
             *load.entry(&placement.host).or_default() += 1;
         }
+        // Most VIPs that no host can have are in no subnet: they cost no search.
+        let subnets: BTreeSet<IpNet> =
+            renewing.values().flat_map(|all| all.iter().copied()).collect();
         let mut moves = Vec::new();
         for vip in self.vips() {
             let from = vip.placement.as_ref().map(|placement| &placement.host);
@@ -57,7 +60,10 @@ impl State {
             };
             let to = match reason {
                 VipReason::GrantChanged => from,
-                _ => self.successor(vip, renewing, &load),
+                _ if subnets.iter().any(|subnet| subnet.contains(&vip.ip)) => {
+                    self.successor(vip, renewing, &load)
+                }
+                _ => None,
             };
             if to.is_none() && (from.is_none() || reason != VipReason::HolderNotCandidate) {
                 continue;

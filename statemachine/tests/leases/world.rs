@@ -536,7 +536,7 @@ impl World {
         let ip = self.state.vip(&format!("v{vip}").as_str().into()).map(|vip| vip.ip.to_string());
         let ip = ip.unwrap_or_else(|| IPS[vip].into());
         let state = ["up", "up", "draining", "down"][self.below(4)];
-        let lease = [500, 1000, 1000, 2000][self.below(4)];
+        let lease = [1000, 1000, 1500, 2000][self.below(4)];
         match self.below(11) {
             10 => {
                 let machine = [0, 3][self.below(2)];

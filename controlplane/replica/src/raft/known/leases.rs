@@ -89,7 +89,9 @@ impl PeerService {
             return Err(not_leading());
         }
         let answered = leases.of_term(term, &self.machine, |book, state, _| {
-            let gave_up = book.hear(renewal, arrived);
+            // One that is not enrolled can only give up.
+            let enrolled = state.agent_of(&renewal.host) == Some(&renewal.instance);
+            let gave_up = (enrolled || book.has_given(renewal)) && book.hear(renewal, arrived);
             (gave_up, book.grant(state, renewal, arrived))
         });
         let (gave_up, answer) = answered.ok_or_else(not_leading)?;

@@ -13,6 +13,7 @@ use romana_client::{Client, Error, Query};
 use romana_daemon::durable::{self, DurableError};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Event, Record, Revision};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::connections::{Forgotten, Released};
@@ -139,10 +140,29 @@ async fn released(
 ) -> Result<BTreeSet<IpAddr>, Error> {
     let query = Query::new("/v1/audit/log").with("type", Some("AddressReleased"));
     let query = query.with("from", Some(after.next())).with("to", Some(upto));
-    let page = client.list::<Record>(query).await?;
-    let ips = page.items.iter().filter_map(|record| match &record.event {
-        Event::AddressReleased(released) => Some(released.ip),
-        _ => None,
-    });
-    Ok(ips.collect())
+    // Only the address is read: a newer cluster may have other reasons, for one.
+    let page = client.list::<Value>(query).await?;
+    Ok(page.items.iter().filter_map(released_ip).collect())
+}
+
+/// The address that a record releases.
+fn released_ip(record: &Value) -> Option<IpAddr> {
+    record["event"]["AddressReleased"]["ip"].as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn releases_of_a_newer_cluster_are_read() {
+        let released = json!({"ip": "10.0.0.1", "reason": "Unheard", "more": 1});
+        let record = json!({"revision": 7, "event": {"AddressReleased": released}});
+        assert_eq!(released_ip(&record), Some(IpAddr::from([10, 0, 0, 1])));
+        for other in [json!({"event": "AddressReleased"}), json!({"event": {"Unheard": {}}})] {
+            assert_eq!(released_ip(&other), None, "{other}");
+        }
+    }
 }

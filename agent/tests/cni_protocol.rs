@@ -205,6 +205,28 @@ fn an_add_waits_for_an_agent_that_restarts() {
     assert_eq!(told["ips"][0]["address"], "10.0.0.1/32", "{told}");
 }
 
+/// An agent that is replaced may have accepted a connection, and even read the request.
+#[test]
+fn an_add_is_sent_again_to_an_agent_that_restarts() {
+    for has_read in [false, true] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("agent.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let agent = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("it connects");
+            let first = has_read.then(|| ipc::receive::<Request>(&mut stream).expect("a request"));
+            drop(stream);
+            let (mut stream, _) = listener.accept().expect("it connects again");
+            let second: Request = ipc::receive(&mut stream).expect("the request again");
+            ipc::send(&mut stream, &added()).expect("it reads the reply");
+            assert!(first.is_none_or(|first| first == second), "{second:?}");
+        });
+        let (status, told) = exec(&add(), &config("1.1.0", json!({"socket": socket})));
+        assert_eq!((status, &told["ips"][0]["address"]), (0, &json!("10.0.0.1/32")), "{told}");
+        agent.join().expect("it was asked twice");
+    }
+}
+
 /// What must not wait does not, although there was an agent.
 #[test]
 fn other_commands_answer_at_once_without_an_agent() {

@@ -58,7 +58,10 @@ impl Trouble {
             watcher::Error::WatchError(status) if status.code == 410 => {
                 let why =
                     "the API server no longer has the changes since the last one: listing again";
-                Self::new(UNREACHABLE, &format!("the watch of {kind} ended"), why)
+                Self {
+                    code: None,
+                    ..Self::new(UNREACHABLE, &format!("the watch of {kind} ended"), why)
+                }
             }
             watcher::Error::WatchError(status) => {
                 let why = format!("the API server answered {}: {}", status.code, status.message);
@@ -84,5 +87,24 @@ impl Trouble {
             None => text,
         };
         Self { code: Some(code), what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_gap_in_a_watch_is_no_problem() {
+        let ended = |code: u16| {
+            let status = Status::failure("too old", "Expired").with_code(code);
+            Trouble::watch("pods", &watcher::Error::WatchError(status.boxed()))
+        };
+        let gap = ended(410);
+        assert_eq!(gap.code, None);
+        assert!(gap.what.contains("listing again"), "{}", gap.what);
+        assert_eq!(ended(500).code, Some(UNREACHABLE));
     }
 }

@@ -74,8 +74,9 @@ export SOURCE_DATE_EPOCH
 # Compiles all programs. Argument: where to.
 compile() {
   local cargo_home=${CARGO_HOME:-$HOME/.cargo} remap from to
+  # RUSTFLAGS takes the place of .cargo/config.toml.
+  local rust='--cfg tokio_unstable' c=''
   # No path of this machine gets into the programs; of several that fit, the last one counts.
-  local rust='' c=''
   for remap in "$PWD=/romana" "$cargo_home=/cargo" "$(rustc --print sysroot)=/rust" "$1=/target"; do
     from=${remap%=*} to=${remap##*=}
     rust+=" --remap-path-prefix=$from=$to"

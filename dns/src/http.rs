@@ -113,8 +113,9 @@ impl Probe for DnsProbe {
             upstreams.map(|(address, up)| Upstream { address: address.to_string(), up }).collect();
         let mut problems = self.problems.all();
         problems.extend(trouble);
-        if !upstreams.is_empty() && upstreams.iter().all(|upstream| !upstream.up) {
-            problems.push("no upstream answers: only our own names are resolved".into());
+        if self.server.forwarder.as_ref().is_some_and(|forwarder| forwarder.is_silent()) {
+            let what = "no upstream answers: only our own names and stub domains are resolved";
+            problems.push(what.into());
         }
         let silent = self.server.forwarder.iter().flat_map(|forwarder| forwarder.silent());
         problems.extend(silent.map(|zone| format!("no upstream of stub domain {zone} answers")));

@@ -1,6 +1,6 @@
 //! # What tests of several crates share
 //!
-//! No program has it. Its functions panic with the reason where a test cannot go on.
+//! No program that is shipped has it; `chaos` does. Its functions panic with the reason where a test cannot go on.
 
 mod api_server;
 mod frozen;

@@ -76,6 +76,8 @@ fn is_attached(entry: &Entry) -> bool {
 struct Healing {
     /// Problems by attachment; these are checked again every second.
     problems: BTreeMap<Key, String>,
+    /// Attachments with a fault that were in use by a command; these too.
+    later: BTreeSet<Key>,
     /// When attachments were first seen without link and namespace.
     gone: BTreeMap<Key, Instant>,
 }
@@ -105,7 +107,7 @@ impl Reconcile for Healer {
         let everything =
             touched.everything || looked.is_none_or(|looked| looked.elapsed() >= PERIOD);
         let mut keys = attacher.store.concerned(&touched.links, &touched.ips);
-        keys.extend(healing.problems.keys().cloned());
+        keys.extend(healing.problems.keys().chain(&healing.later).cloned());
         let done = match everything {
             true => attacher.look_at_all(healing).await,
             false => attacher.look_at(keys, healing).await,
@@ -115,7 +117,7 @@ impl Reconcile for Healer {
             Ok(()) => *looked,
             Err(_) => None,
         };
-        let well = looked.is_some() && healing.problems.is_empty();
+        let well = looked.is_some() && healing.problems.is_empty() && healing.later.is_empty();
         let unread =
             done.err().map(|error| format!("attachments cannot be verified: {}", chain(&error)));
         let problems = unread.into_iter().chain(healing.problems.values().cloned()).collect();
@@ -164,12 +166,22 @@ impl Attacher {
 
     async fn mend_if(self: &Arc<Self>, entry: Entry, fault: Option<Fault>, healing: &mut Healing) {
         let key = entry.key.clone();
-        let problem = match fault {
-            Some(fault) => self.repair(entry, fault, &mut healing.gone).await,
-            None => None,
+        let Some(fault) = fault else {
+            healing.forget(&key);
+            return;
         };
-        match problem {
-            Some(problem) => _ = healing.problems.insert(key, problem),
+        // A command is under way. A CHECK leaves the fault as it is, and the kernel does not report it again.
+        let alone = self.try_lock(&key);
+        let alone = alone.filter(|_| self.store.get(&key).as_ref() == Some(&entry));
+        let Some(_alone) = alone else {
+            healing.later.insert(key);
+            return;
+        };
+        match self.repair(entry, fault, &mut healing.gone).await {
+            Some(problem) => {
+                healing.later.remove(&key);
+                healing.problems.insert(key, problem);
+            }
             None => healing.forget(&key),
         }
     }
@@ -184,18 +196,13 @@ impl Attacher {
         None
     }
 
-    /// Repairs an attachment. Returns a problem if it cannot be repaired.
+    /// Repairs an attachment, whose lock is held. Returns a problem if it cannot be repaired.
     async fn repair(
         self: &Arc<Self>,
         entry: Entry,
         fault: Fault,
         gone: &mut BTreeMap<Key, Instant>,
     ) -> Option<String> {
-        // Locked: an ADD or DEL is in progress, and the next pass sees its outcome.
-        let _alone = self.try_lock(&entry.key)?;
-        if self.store.get(&entry.key).as_ref() != Some(&entry) {
-            return None;
-        }
         let Key { container_id, ifname } = &entry.key;
         let link = host_link(container_id, ifname);
         let of = format!("{ifname} of container {container_id}");
@@ -241,12 +248,14 @@ impl Attacher {
 impl Healing {
     fn forget(&mut self, key: &Key) {
         self.problems.remove(key);
+        self.later.remove(key);
         self.gone.remove(key);
     }
 
     fn forget_all_but(&mut self, entries: &[Entry]) {
         let keys: BTreeSet<&Key> = entries.iter().map(|entry| &entry.key).collect();
         self.problems.retain(|key, _| keys.contains(key));
+        self.later.retain(|key| keys.contains(key));
         self.gone.retain(|key, _| keys.contains(key));
     }
 }

@@ -104,7 +104,7 @@ impl ApiServer {
     /// Waits until it answers as ready.
     ///
     /// # Errors
-    /// It is not ready within a minute, or has ended; the end of its log.
+    /// It is not ready within a minute; the end of its log.
     pub async fn wait_ready(&self) -> Result<()> {
         let ready = until("a ready API server", START_MAX, async || {
             // It has a certificate only after its first start.

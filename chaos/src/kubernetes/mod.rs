@@ -15,7 +15,7 @@ mod own;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use romana_statemachine::name::HostName;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
@@ -77,8 +77,13 @@ impl Driver {
     }
 
     /// Waits for the change that is under way, and lets no other begin.
-    pub async fn quiet(&self) -> Quiet {
-        Quiet(Arc::clone(&self.turn).lock_owned().await)
+    ///
+    /// # Errors
+    /// The task that changes objects has ended by itself.
+    pub async fn quiet(&self) -> Result<Quiet> {
+        let quiet = Quiet(Arc::clone(&self.turn).lock_owned().await);
+        ensure!(!self.task.is_finished(), "the task that changes objects has ended");
+        Ok(quiet)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The faulty part of a run: faults are injected and repaired; then the cluster recovers, and the log has what a
 //! Kubernetes API server has, if one is followed.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use romana_statemachine::plural;
 
 use super::{HEAL_PATIENCE, RunOptions};
@@ -63,12 +63,16 @@ async fn calm(
         return Ok(());
     }
     cluster.api_server()?.wait_ready().await?;
-    let mut quiet = driver.quiet().await;
+    let mut quiet = driver.quiet().await?;
     let asked = quiet.asked().await.context("objects of Kubernetes")?;
     // Of the last part the law tells the differences.
     let differences = settled(cluster, &asked).await.filter(|_| !is_last);
     broken.violations.extend(differences.map(|what| Violation { law: "kubernetes", what }));
     let Count { done, others } = quiet.count();
+    ensure!(
+        done > 0 && done * 10 > others,
+        "objects hardly changed: {done} requests done, {others} in vain"
+    );
     let left = plural(asked.objects.len(), "object");
     let told = format!("{} requests, {others} in vain; {left} for the log", done + others);
     broken.facts = vec![(String::from("kubernetes"), told)];

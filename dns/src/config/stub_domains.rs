@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use hickory_proto::rr::{LowerName, Name};
 
-use super::upstreams::address;
+use super::upstreams::{address, is_own};
 use super::zone;
 use crate::forward::StubDomain;
 
@@ -44,7 +44,7 @@ fn one(text: &str, own: &Name, listen: &[SocketAddr]) -> Result<StubDomain, Stri
     let mut upstreams = Vec::new();
     for text in servers.split(',') {
         let server = address(text).ok_or_else(|| format!("{text:?} is not an address"))?;
-        if listen.contains(&server) {
+        if is_own(server, listen) {
             return Err(format!("{server} is this server: questions for {zone} would go round"));
         }
         if !upstreams.contains(&server) {
@@ -64,7 +64,11 @@ mod tests {
     fn given(texts: &[&str]) -> Result<Vec<StubDomain>, String> {
         let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
         let own = Name::from_ascii("cluster.local.").unwrap();
-        read(&texts, &own, &["127.0.0.1:53".parse().unwrap()])
+        read(
+            &texts,
+            &own,
+            &["127.0.0.1:53", "[::]:5353"].map(|at| at.parse::<SocketAddr>().unwrap()),
+        )
     }
 
     #[test]
@@ -93,6 +97,7 @@ mod tests {
             ("corp.example=", "not an address"),
             ("corp.example=dns.example", "not an address"),
             ("corp.example=127.0.0.1", "this server"),
+            ("corp.example=10.0.0.2,[::1]:5353", "this server"),
             ("svc.cluster.local=10.0.0.2", "inside our own"),
             ("CLUSTER.local=10.0.0.2", "inside our own"),
         ] {

@@ -1,6 +1,6 @@
 //! Upstreams: addresses, and files like resolv.conf.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use romana_daemon::file;
@@ -23,7 +23,7 @@ pub(super) fn read(given: &[String], own: &[SocketAddr]) -> Result<Vec<SocketAdd
             None => return Err(format!("{text:?} is neither an address nor an absolute path")),
         };
         for address in some {
-            if !found.contains(&address) && !own.contains(&address) {
+            if !found.contains(&address) && !is_own(address, own) {
                 found.push(address);
             }
         }
@@ -32,6 +32,16 @@ pub(super) fn read(given: &[String], own: &[SocketAddr]) -> Result<Vec<SocketAdd
         0..=UPSTREAMS_MAX => Ok(found),
         many => Err(format!("{many} upstreams are too many: give at most {UPSTREAMS_MAX}")),
     }
+}
+
+/// Whether this server listens at an address. Who listens at all addresses listens at `127.0.0.1` and `::1`; others of
+/// the loopback may belong to another server, such as Docker's at `127.0.0.11`.
+pub(super) fn is_own(address: SocketAddr, listen: &[SocketAddr]) -> bool {
+    let here = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    listen.iter().any(|at| {
+        let includes = at.ip().is_unspecified() && here.contains(&address.ip());
+        *at == address || (at.port() == address.port() && includes)
+    })
 }
 
 fn from_file(path: &Path) -> Result<Vec<SocketAddr>, String> {
@@ -78,6 +88,18 @@ mod tests {
         assert_eq!(given(&[""]).unwrap(), []);
         for bad in ["dns.example", "/none", "10.0.0.1:99999"] {
             assert!(given(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn all_addresses_include_the_loopback() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let listen = ["0.0.0.0:53", "[::]:5353", "192.0.2.1:54"].map(at);
+        for own in ["0.0.0.0:53", "127.0.0.1:53", "127.0.0.1:5353", "[::1]:5353", "192.0.2.1:54"] {
+            assert!(is_own(at(own), &listen), "{own}");
+        }
+        for other in ["127.0.0.1:54", "127.0.0.11:53", "192.0.2.1:53", "[2001:db8::1]:5353"] {
+            assert!(!is_own(at(other), &listen), "{other}");
         }
     }
 }

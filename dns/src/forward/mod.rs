@@ -121,6 +121,15 @@ impl Forwarder {
         silent.map(|route| &route.zone)
     }
 
+    /// Whether no upstream answers for names outside stub domains, although there are some.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let others = self.routes.iter().find(|route| route.zone.is_root());
+        others.is_some_and(|route| {
+            !route.upstreams.is_empty() && self.of(route).all(|upstream| !upstream.is_up())
+        })
+    }
+
     /// Whether there is anybody to ask for a name.
     #[must_use]
     pub fn serves(&self, name: &LowerName) -> bool {

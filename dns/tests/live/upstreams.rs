@@ -215,6 +215,13 @@ fn a_stub_domain_has_servers_of_its_own() {
     let others_asked = others.asked();
     assert_eq!(dns.status("www.newer.corp.example A").0, "SERVFAIL");
     assert_eq!(others.asked(), others_asked);
+    // A stub domain that lives does not hide that the others are silent.
+    others.set_silent(true);
+    until("the others to be down", || {
+        assert_eq!(dns.status("www.c.example A").0, "SERVFAIL");
+        dns.get("/status").1.contains("only our own names and stub domains are resolved")
+    });
+    assert_eq!(dns.short("www.c.lab.corp.example A"), ["192.0.2.1"]);
 }
 
 /// Without other upstreams, other names are refused.

@@ -44,17 +44,34 @@ fn is_away(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
+/// Whether the agent has closed the connection without an answer.
+fn is_cut(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+/// Sends a request, and receives the reply. `waits`: also from an agent that is about to start again.
+fn exchange(socket: &str, request: &Request, waits: bool) -> io::Result<Reply> {
+    let mut stream = connect(socket, waits)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    ipc::send(&mut stream, request)?;
+    ipc::receive(&mut stream)
+}
+
 /// Client of this host's agent.
 struct Socket;
 
 impl Agent for Socket {
     fn ask(&mut self, socket: &str, request: &Request) -> io::Result<Reply> {
         // A DEL has its spool, and STATUS and CHECK are about this moment.
-        let mut stream = connect(socket, matches!(request, Request::Add(_)))?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        ipc::send(&mut stream, request)?;
-        ipc::receive(&mut stream)
+        let waits = matches!(request, Request::Add(_));
+        match exchange(socket, request, waits) {
+            // The agent has ended after it accepted. It undoes an unfinished ADD when it starts again; one that was
+            // finished is refused as a duplicate, and as after any error the runtime sends a DEL.
+            Err(error) if waits && is_cut(&error) => exchange(socket, request, waits),
+            done => done,
+        }
     }
 
     fn leave(&mut self, state_dir: &str, request: &Request) -> io::Result<()> {

@@ -240,7 +240,7 @@ fn without_any_replica_there_is_an_archive_that_says_so() {
     assert!(files.contains_key("host/kernel.txt"), "{:?}", files.keys());
     let missing = |entry: &&Value| entry["path"].as_str().unwrap().starts_with("replicas/");
     let missing: Vec<&Value> = index["items"].as_array().unwrap().iter().filter(missing).collect();
-    assert_eq!(missing.len(), 2 * 21);
+    assert_eq!(missing.len(), 2 * 22);
     assert!(missing.iter().all(|entry| entry["missing"].is_string()), "{missing:?}");
     // To stdout, for a pipe.
     let output = romana(&["sysdump", "--local=false", "-o", "-"]);

@@ -5,11 +5,13 @@
 mod api_server;
 mod frozen;
 pub mod goldens;
+mod grants;
 mod ports;
 mod programs;
 
 pub use api_server::{ApiServer, kubeconfig};
 pub use frozen::{frozen, hex, unhex};
 pub use goldens::Goldens;
+pub use grants::romanad_grants;
 pub use ports::free_ports;
 pub use programs::{agent_of, built, must, output, previous};

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::proxy::Proxy;
 use crate::wait::until;
-use romana_testing::free_ports;
+use romana_testing::{free_ports, romanad_grants};
 
 /// Who may do what: the judge everything, romanad what it is granted.
 const TOKENS: &str =
@@ -275,23 +275,9 @@ impl Objects {
 
     /// Grants romanad what it needs.
     async fn grant(&self) -> Result<()> {
-        let watch = json!(["get", "list", "watch"]);
-        let rules = json!([
-            {"apiGroups": [""], "verbs": watch,
-             "resources": ["nodes", "namespaces", "pods", "services", "endpoints"]},
-            {"apiGroups": ["networking.k8s.io"], "verbs": watch, "resources": ["networkpolicies"]},
-            {"apiGroups": ["discovery.k8s.io"], "verbs": watch, "resources": ["endpointslices"]},
-            {"apiGroups": ["events.k8s.io"], "verbs": ["create", "patch"], "resources": ["events"]},
-            {"apiGroups": [""], "verbs": ["patch"], "resources": ["services", "services/status"]},
-        ]);
-        let (api, group) = ("/apis/rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io");
-        let role = json!({"metadata": {"name": "romanad"}, "rules": rules});
-        self.call("POST", &format!("{api}/clusterroles"), &role).await?;
-        let binding = json!({
-            "metadata": {"name": "romanad"},
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "romanad"},
-            "subjects": [{"apiGroup": group, "kind": "User", "name": "romanad"}],
-        });
-        self.call("POST", &format!("{api}/clusterrolebindings"), &binding).await.map(drop)
+        for (path, object) in romanad_grants() {
+            self.call("POST", path, &object).await?;
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use hyper::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use romana_chaos::wait::until;
-use romana_testing::ApiServer;
+use romana_testing::{ApiServer, romanad_grants};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -223,25 +223,10 @@ impl Objects {
         self.create(&format!("{slices}/namespaces/{namespace}/endpointslices"), slice).await;
     }
 
-    /// What romanad may do.
+    /// Grants romanad what it needs.
     pub(crate) async fn grant(&self) {
-        let watch = json!(["get", "list", "watch"]);
-        let rules = json!([
-            {"apiGroups": [""], "verbs": watch,
-             "resources": ["nodes", "namespaces", "pods", "services", "endpoints"]},
-            {"apiGroups": ["networking.k8s.io"], "verbs": watch, "resources": ["networkpolicies"]},
-            {"apiGroups": ["discovery.k8s.io"], "verbs": watch, "resources": ["endpointslices"]},
-            {"apiGroups": ["events.k8s.io"], "verbs": ["create", "patch"], "resources": ["events"]},
-            {"apiGroups": [""], "verbs": ["patch"], "resources": ["services", "services/status"]},
-        ]);
-        let (api, group) = ("/apis/rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io");
-        let role = json!({"metadata": {"name": "romanad"}, "rules": rules});
-        self.create(&format!("{api}/clusterroles"), role).await;
-        let binding = json!({
-            "metadata": {"name": "romanad"},
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "romanad"},
-            "subjects": [{"apiGroup": group, "kind": "User", "name": "romanad"}],
-        });
-        self.create(&format!("{api}/clusterrolebindings"), binding).await;
+        for (path, object) in romanad_grants() {
+            self.create(path, object).await;
+        }
     }
 }
